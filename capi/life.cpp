@@ -1,0 +1,240 @@
+// Options, the pool's life, blocking leases.
+#include <algorithm>
+#include <cstring>
+
+#include "capi/handles.hpp"
+
+namespace pqpool::capi {
+
+#define X(name, status, meaning) static_assert(static_cast<std::int32_t>(ErrorKind::name) == status);
+PQPOOL_ERROR_KINDS(X)
+#undef X
+static_assert(PQPOOL_CONFIGURATION == static_cast<int>(ErrorKind::configuration) && PQPOOL_INTERNAL == static_cast<int>(ErrorKind::internal) &&
+              PQPOOL_VALIDATION == static_cast<int>(ErrorKind::validation) && PQPOOL_QUERY == static_cast<int>(ErrorKind::query) &&
+              PQPOOL_RELEASED == static_cast<int>(ErrorKind::released) && PQPOOL_FORKED == static_cast<int>(ErrorKind::forked));
+static_assert(PQPOOL_DEFAULT == AcquireRequest::kByOption);
+static_assert(PQPOOL_OPTION_CHOICE == static_cast<int>(OptionType::choice) && PQPOOL_AUTOMATIC == static_cast<int>(ResultFormat::automatic));
+
+void LastError::clear() {
+    message[0] = sqlstate[0] = '\0';
+    if (result.has_value()) result = Result();
+}
+
+std::int32_t LastError::set(ErrorKind kind, const char* text, const char* state) {
+    const std::size_t length = std::min(std::strlen(text), sizeof message - 1);
+    std::memcpy(message, text, length);
+    message[length] = '\0';
+    std::strncpy(sqlstate, state, sizeof sqlstate - 1);
+    return static_cast<std::int32_t>(kind);
+}
+
+LastError& last_error() {
+    thread_local LastError error;
+    return error;
+}
+
+// Pools of the parent, kept so that nothing of them is ever freed or joined in the child.
+static void keep_for_ever(std::shared_ptr<Pool> pool) {
+    static std::mutex mutex;
+    static auto* kept = new std::vector<std::shared_ptr<Pool>>;
+    std::lock_guard lock(mutex);
+    kept->push_back(std::move(pool));
+}
+
+Pool& pool_of(::pqpool_pool* handle) {
+    wanted(handle, "pool");
+    if (!handle->pool->is_of_parent()) return *handle->pool;
+    std::lock_guard lock(handle->mutex);
+    if (handle->pool->is_of_parent()) {
+        auto fresh = std::make_shared<Pool>(handle->pool->options());
+        handle->pool->abandon_after_fork();
+        keep_for_ever(std::exchange(handle->pool, std::move(fresh)));
+        handle->pool->start();
+    }
+    return *handle->pool;
+}
+
+Nanos nanos_of(std::int64_t ms) { return ms < 0 ? ms : ms > kNever / kMillisecond ? kNever : ms * kMillisecond; }
+
+AcquireRequest request_of(const pqpool_acquire_options* options) {
+    if (!options) return {};
+    sized(options, sizeof(pqpool_acquire_options), "options");
+    return {nanos_of(options->timeout_ms), nanos_of(options->leak_timeout_ms), options->tag ? std::string_view(options->tag) : std::string_view()};
+}
+
+StatementArguments arguments_of(const pqpool_statement* statement) {
+    thread_local std::vector<Parameter> parameters;
+    sized(statement, sizeof(pqpool_statement), "statement");
+    wanted(statement->sql, "statement->sql");
+    if (statement->parameter_count > 65535)
+        throw Error(ErrorKind::invalid_argument, "a statement takes 65535 parameters at most (got " + std::to_string(statement->parameter_count) + "). Suggestion: pass an array");
+    parameters.clear();
+    for (std::size_t i = 0; i < statement->parameter_count; i++) {
+        const pqpool_parameter& p = statement->parameters[i];
+        parameters.push_back({p.type, p.binary != 0, p.length, p.value});
+    }
+    const int format = statement->result_format;
+    if (format < PQPOOL_TEXT || format > PQPOOL_AUTOMATIC) throw Error(ErrorKind::invalid_argument, "statement->result_format is unknown (got " + std::to_string(format) + ")");
+    return {statement->sql, parameters, static_cast<ResultFormat>(format), nanos_of(statement->timeout_ms)};
+}
+
+// A server's error is a failure of the call; its fields stay for pqpool_error_field.
+static void give(Result result, pqpool_result** out) {
+    wanted(out, "result");
+    if (result.error()) {
+        const Error error = *result.error();
+        last_error().result = std::move(result);
+        throw error;
+    }
+    *out = new pqpool_result{std::move(result)};
+}
+
+}  // namespace pqpool::capi
+
+using namespace pqpool::capi;
+using pqpool::Error;
+using pqpool::ErrorKind;
+
+extern "C" {
+
+const char* pqpool_error_message(void) { return last_error().message; }
+const char* pqpool_error_sqlstate(void) { return last_error().sqlstate; }
+const char* pqpool_error_field(int32_t code) { return last_error().result.field(code); }
+
+const char* pqpool_status_name(int32_t status) {
+    switch (status) {
+        case PQPOOL_OK: return "ok";
+#define X(name, value, meaning) \
+    case value: return #name;
+            PQPOOL_ERROR_KINDS(X)
+#undef X
+        default: return nullptr;
+    }
+}
+
+int32_t pqpool_abi_version(void) { return PQPOOL_ABI_VERSION; }
+
+#define PQPOOL_TEXT_OF(x) #x
+#define PQPOOL_VERSION_TEXT(major, minor, patch) PQPOOL_TEXT_OF(major) "." PQPOOL_TEXT_OF(minor) "." PQPOOL_TEXT_OF(patch)
+const char* pqpool_version(void) { return PQPOOL_VERSION_TEXT(PQPOOL_VERSION_MAJOR, PQPOOL_VERSION_MINOR, PQPOOL_VERSION_PATCH); }
+
+int32_t pqpool_options_create(pqpool_options** options) {
+    return guarded([&] { wanted(options, "options") = new pqpool_options; });
+}
+
+void pqpool_options_free(pqpool_options* options) { delete options; }
+
+int32_t pqpool_options_set(pqpool_options* options, const char* name, const char* value) {
+    return guarded([&] { wanted(options, "options").options.set(&wanted(name, "name"), &wanted(value, "value")); });
+}
+
+int32_t pqpool_options_get(const pqpool_options* options, const char* name, char* value, size_t size, size_t* length) {
+    return guarded([&] {
+        const std::string text = wanted(options, "options").options.get(&wanted(name, "name"));
+        if (size > 0) {
+            const auto copied = std::min(text.size(), size - 1);
+            std::memcpy(&wanted(value, "value"), text.data(), copied);
+            value[copied] = '\0';
+        }
+        if (length) *length = text.size();
+    });
+}
+
+int32_t pqpool_options_from_env(pqpool_options* options) {
+    return guarded([&] { wanted(options, "options").options.set_from_environment(); });
+}
+
+int32_t pqpool_options_check(const pqpool_options* options) {
+    return guarded([&] {
+        const auto& checked = wanted(options, "options").options;
+        if (const std::string problems = checked.problems(); !problems.empty()) throw Error(ErrorKind::configuration, problems);
+        pqpool::ConnectPlan plan(checked.database_url);
+    });
+}
+
+int32_t pqpool_option_count(void) { return static_cast<int32_t>(pqpool::option_list().size()); }
+
+int32_t pqpool_option_describe(int32_t index, pqpool_option_info* info) {
+    return guarded([&] {
+        sized(info, sizeof(pqpool_option_info), "info");
+        if (index < 0 || index >= pqpool_option_count()) throw Error(ErrorKind::invalid_argument, "there is no option with index " + std::to_string(index));
+        const auto& option = pqpool::option_list()[static_cast<std::size_t>(index)];
+        *info = {info->struct_size, static_cast<int32_t>(option.type), option.name,         option.default_text.c_str(), option.choices,
+                 option.meaning,    option.minimum,                    option.maximum, option.open_minimum,         option.open_maximum};
+    });
+}
+
+int32_t pqpool_create(const pqpool_options* options, pqpool_pool** pool) {
+    return guarded([&] {
+        auto made = std::make_unique<pqpool_pool>();
+        made->pool = std::make_shared<pqpool::Pool>(wanted(options, "options").options);
+        wanted(pool, "pool") = made.release();
+    });
+}
+
+int32_t pqpool_start(pqpool_pool* pool) {
+    return guarded([&] { pool_of(pool).start(); });
+}
+
+int32_t pqpool_open(const pqpool_options* options, pqpool_pool** pool) {
+    return guarded([&] {
+        auto made = std::make_unique<pqpool_pool>();
+        made->pool = std::make_shared<pqpool::Pool>(wanted(options, "options").options);
+        wanted(pool, "pool");
+        made->pool->start();
+        made->pool->wait_opened();
+        *pool = made.release();
+    });
+}
+
+int32_t pqpool_shutdown(pqpool_pool* pool, int64_t timeout_ms) {
+    return guarded([&] { pool_of(pool).shutdown(nanos_of(timeout_ms)); });
+}
+
+void pqpool_free(pqpool_pool* pool) {
+    if (!pool) return;
+    guarded([&] {
+        if (!pool->pool->is_of_parent()) return;
+        pool->pool->abandon_after_fork();
+        keep_for_ever(std::move(pool->pool));
+    });
+    delete pool;
+}
+
+int32_t pqpool_acquire(pqpool_pool* pool, const pqpool_acquire_options* options, pqpool_lease* lease) {
+    return guarded([&] {
+        wanted(lease, "lease");
+        *lease = pool_of(pool).acquire(request_of(options));
+    });
+}
+
+int32_t pqpool_execute(pqpool_pool* pool, pqpool_lease lease, const pqpool_statement* statement, pqpool_result** result) {
+    return guarded([&] {
+        const auto s = arguments_of(statement);
+        give(pool_of(pool).execute(lease, s.sql, s.parameters.data(), s.parameters.size(), s.format, s.timeout), result);
+    });
+}
+
+int32_t pqpool_run(pqpool_pool* pool, const pqpool_acquire_options* options, const pqpool_statement* statement, pqpool_result** result) {
+    return guarded([&] {
+        const auto s = arguments_of(statement);
+        give(pool_of(pool).run(request_of(options), s.sql, s.parameters.data(), s.parameters.size(), s.format, s.timeout), result);
+    });
+}
+
+int32_t pqpool_release(pqpool_pool* pool, pqpool_lease lease) {
+    return guarded([&] { pool_of(pool).release(lease); });
+}
+
+int32_t pqpool_cancel(pqpool_pool* pool, pqpool_lease lease) {
+    return guarded([&] { pool_of(pool).cancel(lease); });
+}
+
+int32_t pqpool_lease_pgconn(pqpool_pool* pool, pqpool_lease lease, struct pg_conn** connection) {
+    return guarded([&] {
+        wanted(connection, "connection");
+        *connection = pool_of(pool).raw_connection(lease);
+    });
+}
+
+}  // extern "C"

@@ -1,0 +1,5 @@
+"""`connection_pool` is `pqpool`."""
+
+from pqpool_alias import install
+
+install(__name__)

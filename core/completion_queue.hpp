@@ -1,0 +1,116 @@
+// The caller-driven side: one pollable descriptor, under which acquires and statements make progress on the caller's own thread.
+//
+// A queue belongs to the thread that uses it; only deliver(), release() and wake() may come from others. What the owner's own calls complete does
+// not make the descriptor readable: take completions with next() until there is none before waiting.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "core/operation.hpp"
+#include "core/pool.hpp"
+
+namespace pqpool {
+
+struct Completion {
+    std::uint64_t id = 0;
+    void* user_data = nullptr;
+    LeaseHandle lease = 0;  // of a granted acquire
+    Result result;          // of a statement; on failure the error
+};
+
+struct AsyncOperation {
+    enum class Kind { acquire, execute, run, opening, shutdown };
+    Kind kind = Kind::acquire;
+    bool active = false;
+    bool waits_for_pool = false;  // its Waiting is registered with the pool
+    bool settles = false;
+    std::uint64_t id = 0;
+    std::uint32_t generation = 0;
+    void* user_data = nullptr;
+    std::optional<Waiting> waiting;
+    Nanos statement_timeout = 0;  // of a run, until it has its lease
+    Operation operation;
+};
+
+class CompletionQueue {
+public:
+    explicit CompletionQueue(std::shared_ptr<Pool> pool);
+    ~CompletionQueue();  // releases its leases; what is under way is dropped without a completion
+    CompletionQueue(const CompletionQueue&) = delete;
+
+    int fd() const { return poller_.fd(); }
+    Pool& pool() const { return *pool_; }
+
+    // Granted at once where a connection is free: `lease` is set and 0 returned, no completion follows. Else the submitted id.
+    std::uint64_t acquire(const AcquireRequest& request, void* user_data, LeaseHandle& lease);
+    std::uint64_t execute(LeaseHandle lease, std::string_view sql, const Parameter* parameters, std::size_t count, ResultFormat format, Nanos timeout, void* user_data);
+    // Acquires, executes and releases.
+    std::uint64_t run(const AcquireRequest& request, std::string_view sql, const Parameter* parameters, std::size_t count, ResultFormat format, Nanos timeout,
+                      void* user_data);
+    std::uint64_t await_opened(void* user_data);
+    std::uint64_t shut_down(Nanos timeout, void* user_data);
+    // The submitted request completes with ErrorKind::cancelled, unless it has completed already. False where it has.
+    bool cancel(std::uint64_t id);
+    void release(LeaseHandle lease);  // any thread
+
+    // Makes progress where a socket is ready; waits for one until the deadline (0 = does not wait).
+    void poll(Nanos deadline);
+    bool next(Completion& completion);
+    void wake() { wakeup_->wake(); }  // any thread
+    void follow_log();  // wakes when the pool's log has a line
+
+    // From the pool, under its lock: `waiting` has its answer.
+    void deliver(Waiting& waiting);
+
+private:
+    struct Watched {  // by slot
+        std::uint32_t generation = 0;
+        int fd = -1;
+        std::uint32_t what = 0;
+        Lease* lease = nullptr;  // while it is this queue's
+    };
+
+    void check_thread() const;
+    AsyncOperation& new_operation(AsyncOperation::Kind kind, void* user_data);
+    AsyncOperation* find(std::uint64_t id);
+    void free_operation(AsyncOperation& operation);
+    void complete(AsyncOperation& operation, LeaseHandle lease, Result result);
+    void go_on(AsyncOperation& operation, bool saw_reset = false);
+    void replace(AsyncOperation& operation);
+    void answered(AsyncOperation& operation);
+    void granted(AsyncOperation& operation);
+    bool ask(AsyncOperation& operation, const AcquireRequest& request);
+    void begin(AsyncOperation& operation, Lease& lease, bool has_statement, Nanos deadline);
+    void abandon(AsyncOperation& operation);
+    void watch(Lease& lease, std::uint32_t what);
+    void unwatch(Lease& lease);
+    void release_here(LeaseHandle handle);
+    void on_socket(std::uint64_t key, std::uint32_t what);
+    void expire();
+    void arm(Nanos deadline);
+    void take_inbox();
+
+    const std::shared_ptr<Pool> pool_;
+    const std::shared_ptr<Wakeup> wakeup_ = std::make_shared<Wakeup>();
+    Poller poller_;
+    std::thread::id owner_;
+    Nanos armed_ = kNever;
+    std::deque<AsyncOperation> operations_;
+    std::vector<std::uint32_t> free_;
+    std::vector<Watched> watched_;
+    std::deque<Completion> ready_;
+    std::size_t settling_ = 0;
+
+    std::mutex mutex_;  // guards the inbox; taken under the pool's lock
+    std::vector<Waiting*> answered_;
+    std::vector<LeaseHandle> to_release_;
+    std::atomic<bool> inbox_full_{false};
+};
+
+}  // namespace pqpool

@@ -1,0 +1,265 @@
+// A connection's life. What passes over it: connection_wire.cpp.
+#include "core/connection.hpp"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <libpq-fe.h>
+#include <netdb.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+
+#include "core/options.hpp"
+
+namespace pqpool {
+
+namespace {
+
+std::string trimmed(const char* message) {
+    std::string text = message ? message : "";
+    while (!text.empty() && (text.back() == '\n' || text.back() == ' ')) text.pop_back();
+    std::replace(text.begin(), text.end(), '\n', ' ');
+    return text;
+}
+
+std::vector<std::string> split(const std::string& list) {
+    std::vector<std::string> items(1);
+    for (char c : list) {
+        if (c == ',') items.emplace_back();
+        else items.back().push_back(c);
+    }
+    return items;
+}
+
+bool is_address_or_socket(const std::string& host) {
+    in6_addr address;
+    return host.empty() || host[0] == '/' || host[0] == '@' || inet_pton(AF_INET, host.c_str(), &address) == 1 ||
+           inet_pton(AF_INET6, host.c_str(), &address) == 1;
+}
+
+std::vector<std::string> addresses_of(const std::string& host) {
+    addrinfo hints{};
+    hints.ai_socktype = SOCK_STREAM;
+    addrinfo* list = nullptr;
+    if (const int error = getaddrinfo(host.c_str(), nullptr, &hints, &list); error != 0)
+        throw Error(ErrorKind::connection_lost, "could not translate host name \"" + host + "\" to address: " + gai_strerror(error));
+    std::vector<std::string> found;
+    for (const addrinfo* a = list; a; a = a->ai_next) {
+        char text[NI_MAXHOST];
+        if (getnameinfo(a->ai_addr, a->ai_addrlen, text, sizeof text, nullptr, 0, NI_NUMERICHOST) == 0) found.emplace_back(text);
+    }
+    freeaddrinfo(list);
+    return found;
+}
+
+std::string joined(const std::vector<std::string>& items) {
+    std::string list;
+    for (std::size_t i = 0; i < items.size(); i++) list += (i ? "," : "") + items[i];
+    return list;
+}
+
+// libpq offers no SQLSTATE for a failed connect, but its verbose form of the message holds it, in no language: "FATAL:  28P01: …". Takes it out,
+// and the trailing place in the server's source with it.
+std::string take_sqlstate(std::string& message) {
+    for (std::size_t at = message.find(":  "); at != std::string::npos; at = message.find(":  ", at + 1)) {
+        const std::string_view code = std::string_view(message).substr(at + 3, 7);
+        if (code.size() < 7 || code.substr(5) != ": ") continue;
+        if (!std::all_of(code.begin(), code.begin() + 5, [](char c) { return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z'); })) continue;
+        std::string sqlstate(code.substr(0, 5));
+        message.erase(at + 3, 7);
+        if (const auto place = message.rfind(":  "); place != std::string::npos && place > at + 3) message.erase(message.rfind(' ', place));
+        return sqlstate;
+    }
+    return {};
+}
+
+}  // namespace
+
+ConnectPlan::ConnectPlan(std::string_view database_url) {
+    const std::string conninfo = libpq_conninfo(database_url);
+    char* problem = nullptr;
+    PQconninfoOption* parsed = PQconninfoParse(conninfo.c_str(), &problem);
+    if (!parsed) {
+        std::string text = trimmed(problem);
+        PQfreemem(problem);
+        // libpq quotes the piece it stumbled over, which may be the password.
+        if (const auto quote = text.find('"'); quote != std::string::npos && mask_password(conninfo) != conninfo) text = text.substr(0, quote) + "(not shown)";
+        throw Error(ErrorKind::configuration, "database_url is not a valid connection string: " + text +
+                                                  ". Suggestion: write it as postgresql://user@host:5432/database and percent-encode special characters");
+    }
+    for (const PQconninfoOption* o = parsed; o->keyword; o++)
+        if (o->val) settings_.emplace_back(o->keyword, o->val);
+    PQconninfoFree(parsed);
+    add_defaults();
+    point();
+}
+
+// What libpq would take from the environment decides whether a name has to be resolved, so it is taken here.
+void ConnectPlan::add_defaults() {
+    PQconninfoOption* defaults = PQconndefaults();
+    for (const PQconninfoOption* o = defaults; o && o->keyword; o++) {
+        const std::string_view keyword = o->keyword;
+        if (o->val && (keyword == "host" || keyword == "hostaddr" || keyword == "port" || keyword == "user") && get(keyword).empty()) set(keyword, o->val);
+    }
+    PQconninfoFree(defaults);
+    if (get("dbname").empty()) set("dbname", get("user"));
+    set("client_encoding", "UTF8");
+    if (get("fallback_application_name").empty()) set("fallback_application_name", "pqpool");
+    // A peer that vanished without a word: data unacknowledged for this long breaks the connection, so that nothing waits for it for ever.
+    if (get("tcp_user_timeout").empty()) set("tcp_user_timeout", "30000");
+    if (get("keepalives_idle").empty()) set("keepalives_idle", "60");
+    if (get("keepalives_interval").empty()) set("keepalives_interval", "10");
+    if (get("keepalives_count").empty()) set("keepalives_count", "3");
+    if (!get("hostaddr").empty()) return;
+    for (const auto& host : split(get("host"))) needs_resolution_ |= !is_address_or_socket(host);
+}
+
+void ConnectPlan::set(std::string_view keyword, std::string value) {
+    for (auto& [known, old] : settings_)
+        if (known == keyword) {
+            old = std::move(value);
+            return;
+        }
+    settings_.emplace_back(keyword, std::move(value));
+}
+
+std::string ConnectPlan::get(std::string_view keyword) const {
+    for (const auto& [known, value] : settings_)
+        if (known == keyword) return value;
+    return {};
+}
+
+void ConnectPlan::point() {
+    keyword_pointers_.clear();
+    value_pointers_.clear();
+    for (const auto& [keyword, value] : settings_) {
+        keyword_pointers_.push_back(keyword.c_str());
+        value_pointers_.push_back(value.c_str());
+    }
+    keyword_pointers_.push_back(nullptr);
+    value_pointers_.push_back(nullptr);
+}
+
+ConnectPlan ConnectPlan::resolve() const {
+    const auto hosts = split(get("host")), ports = split(get("port"));
+    std::vector<std::string> names, addresses, ports_of_names;
+    std::string failure;
+    for (std::size_t i = 0; i < hosts.size(); i++) {
+        const std::string port = ports.size() == 1 ? ports[0] : i < ports.size() ? ports[i] : "";
+        std::vector<std::string> found;
+        if (is_address_or_socket(hosts[i])) found = {hosts[i].empty() || hosts[i][0] == '/' || hosts[i][0] == '@' ? "" : hosts[i]};
+        else try { found = addresses_of(hosts[i]); } catch (const Error& e) { failure = e.message; }
+        for (auto& address : found) {
+            names.push_back(hosts[i]);
+            addresses.push_back(std::move(address));
+            ports_of_names.push_back(port);
+        }
+    }
+    if (names.empty()) throw Error(ErrorKind::connection_lost, failure);
+    ConnectPlan resolved = *this;
+    resolved.set("host", joined(names));
+    resolved.set("hostaddr", joined(addresses));
+    resolved.set("port", joined(ports_of_names));
+    resolved.needs_resolution_ = false;
+    resolved.point();
+    return resolved;
+}
+
+std::string ConnectPlan::describe() const {
+    const std::string host = get("host"), address = get("hostaddr");
+    return "host " + (!host.empty() ? host : !address.empty() ? address : "(local socket)") + " port " + get("port") + " database " + get("dbname") + " user " + get("user");
+}
+
+void CancelRequest::send() {
+    char problem[256];
+    PQcancel(handle_.get(), problem, sizeof problem);  // a failure needs no answer: the batch's own deadline decides
+    {
+        std::lock_guard lock(mutex_);
+        sent_.store(true, std::memory_order_release);
+    }
+    changed_.notify_all();
+}
+
+bool CancelRequest::wait_until_sent(Nanos deadline) {
+    std::unique_lock lock(mutex_);
+    const auto until = std::chrono::steady_clock::time_point(std::chrono::nanoseconds(deadline));
+    return changed_.wait_until(lock, until, [this] { return is_sent(); });
+}
+
+Connection::Connection(const ConnectPlan& plan, const Settings& settings) : settings_(settings) {
+    pg_ = PQconnectStartParams(plan.keywords(), plan.values(), 0);
+    if (!pg_) throw Error(ErrorKind::internal, "out of memory while opening a connection");
+    PQsetNoticeReceiver(pg_, [](void* self, const PGresult* notice) { on_notice(self, notice); }, this);
+    PQsetErrorVerbosity(pg_, PQERRORS_VERBOSE);  // see take_sqlstate()
+    fd_ = PQsocket(pg_);
+    parts_.reserve(16);
+}
+
+Connection::~Connection() { PQfinish(pg_); }
+
+Progress Connection::connect_step() {
+    const PostgresPollingStatusType status = PQstatus(pg_) == CONNECTION_BAD ? PGRES_POLLING_FAILED : PQconnectPoll(pg_);
+    fd_ = PQsocket(pg_);
+    switch (status) {
+        case PGRES_POLLING_READING: return Progress::read;
+        case PGRES_POLLING_WRITING: return Progress::write;
+        case PGRES_POLLING_OK: return Progress::done;
+        default: break;
+    }
+    std::string message = trimmed(PQerrorMessage(pg_));
+    std::string sqlstate = take_sqlstate(message);
+    if (sqlstate.empty() && PQconnectionNeedsPassword(pg_)) sqlstate = "28P01";
+    throw Error(ErrorKind::connection_lost, message, sqlstate);
+}
+
+bool Connection::in_transaction() const {
+    const auto status = PQtransactionStatus(pg_);
+    return status == PQTRANS_INTRANS || status == PQTRANS_INERROR;
+}
+
+void Connection::end_lease(Nanos now) {
+    last_used_ = now;
+    inherited_dirt_ |= lease_dirt_;
+    lease_dirt_ = settings_.reset_always ? kDirtAll : kDirtNone;
+    if (settings_.reset_never) inherited_dirt_ = kDirtNone;
+}
+
+std::shared_ptr<CancelRequest> Connection::make_cancel() {
+    if (!cancel_) cancel_ = std::make_shared<CancelRequest>(cancel_handle_);
+    return cancel_;
+}
+
+void Connection::hang_up() const { shutdown(fd_, SHUT_RDWR); }
+
+// PQfinish would say goodbye on the parent's session, so the socket is replaced by something that takes no words.
+void Connection::abandon_after_fork() {
+    const int nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (nothing >= 0 && fd_ >= 0) dup2(nothing, fd_);
+    if (nothing >= 0) close(nothing);
+    PQfinish(pg_);
+    pg_ = nullptr;
+    lost_ = true;
+}
+
+pg_conn* Connection::raw() {
+    if (is_busy() || lost_) return nullptr;
+    if (!raw_) raw_ = PQexitPipelineMode(pg_) == 1;
+    if (!raw_) return nullptr;
+    PQsetnonblocking(pg_, 0);
+    lease_dirt_ = kDirtAll;
+    return pg_;
+}
+
+bool Connection::end_raw() {
+    if (!raw_) return true;
+    if (PQstatus(pg_) != CONNECTION_OK || PQtransactionStatus(pg_) == PQTRANS_ACTIVE) return false;
+    raw_ = false;
+    forget_all_prepared();
+    return PQsetnonblocking(pg_, 1) == 0 && PQenterPipelineMode(pg_) == 1;
+}
+
+}  // namespace pqpool

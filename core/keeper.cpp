@@ -1,0 +1,292 @@
+#include "core/keeper.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace pqpool {
+
+namespace {
+
+constexpr std::uint64_t kWakeKey = UINT64_MAX;
+// Nothing a server does not answer may hold anything of the pool.
+constexpr Nanos kCheckTimeout = 5 * kSecond;
+constexpr Nanos kCleanTimeout = 5 * kSecond;
+
+}  // namespace
+
+Keeper::Keeper(KeeperClient& client, const ConnectPlan& plan, const Settings& settings) : client_(client), plan_(plan), settings_(settings) {
+    poller_.watch(mailbox_->wakeup.fd(), Poller::kRead, kWakeKey);
+}
+
+Keeper::~Keeper() { stop(); }
+
+void Keeper::start() {
+    thread_ = start_thread("pqpool-keeper", [this] { run(); });
+}
+
+void Keeper::stop() {
+    {
+        std::lock_guard lock(mailbox_->mutex);
+        stopping_ = true;
+    }
+    wake();
+    if (thread_.joinable()) thread_.join();
+    jobs_.clear();
+    mailbox_->commands.clear();
+}
+
+void Keeper::submit(Command command) {
+    {
+        std::lock_guard lock(mailbox_->mutex);
+        mailbox_->commands.push_back(std::move(command));
+    }
+    wake();
+}
+
+void Keeper::open(SlotId slot) { submit({Task::open, slot, nullptr}); }
+void Keeper::check(SlotId slot, std::unique_ptr<Connection> connection) { submit({Task::check, slot, std::move(connection)}); }
+void Keeper::clean(SlotId slot, std::unique_ptr<Connection> connection) { submit({Task::clean, slot, std::move(connection)}); }
+void Keeper::close(std::unique_ptr<Connection> connection) { submit({Task::close, {}, std::move(connection)}); }
+void Keeper::drop(SlotId slot) { submit({Task::drop, slot, nullptr}); }
+
+void Keeper::send_cancel(std::shared_ptr<CancelRequest> request, std::shared_ptr<Wakeup> also_wake) {
+    canceller_.run([request = std::move(request), also_wake = std::move(also_wake), mailbox = mailbox_] {
+        request->send();
+        mailbox->wakeup.wake();
+        if (also_wake) also_wake->wake();
+    });
+}
+
+void Keeper::fence() { submit({Task::fence, {}, nullptr}); }
+
+void Keeper::run() {
+    Nanos next = client_.on_tick();
+    Poller::Event events[64];
+    for (;;) {
+        Nanos deadline = next;
+        for (const auto& [index, job] : jobs_) deadline = std::min(deadline, job.deadline);
+        const int count = poller_.wait(events, 64, deadline);
+        bool woken = false;
+        for (int i = 0; i < count; i++) {
+            if (events[i].key == kWakeKey) {
+                mailbox_->wakeup.clear();
+                woken = true;
+                continue;
+            }
+            const SlotId slot{static_cast<std::uint32_t>(events[i].key >> 32), static_cast<std::uint32_t>(events[i].key)};
+            if (const auto job = jobs_.find(slot.index); job != jobs_.end() && job->second.slot == slot) {
+                step(slot.index, events[i].what & Poller::kError);
+            } else if (const auto watched = watched_.find(slot.index); watched != watched_.end() && watched->second.first == slot.generation) {
+                poller_.forget(watched->second.second);
+                watched_.erase(watched);
+                client_.on_hang_up(slot);
+            }
+        }
+        if (woken) {
+            {
+                std::lock_guard lock(mailbox_->mutex);
+                if (stopping_) return;
+            }
+            take_commands();
+            take_resolution();
+            // A cancel request may have been sent: whoever waits for that goes on.
+            std::vector<std::uint32_t> settling;
+            for (const auto& [index, job] : jobs_)
+                if (job.phase == Phase::settling) settling.push_back(index);
+            for (const auto index : settling) step(index, false);
+        }
+        expire(monotonic_now());
+        next = client_.on_tick();
+    }
+}
+
+void Keeper::take_commands() {
+    std::vector<Command> commands;
+    {
+        std::lock_guard lock(mailbox_->mutex);
+        commands.swap(mailbox_->commands);
+    }
+    for (auto& command : commands) begin(std::move(command));
+}
+
+void Keeper::begin(Command command) {
+    const Nanos now = monotonic_now();
+    const auto index = command.slot.index;
+    switch (command.task) {
+        case Task::close: return close_now(std::move(command.connection));
+        case Task::fence: return client_.on_fence();
+        case Task::drop:
+            if (const auto job = jobs_.find(index); job != jobs_.end() && job->second.slot == command.slot) {
+                close_now(std::move(job->second.connection));
+                jobs_.erase(job);
+            }
+            return;
+        case Task::open: {
+            Job& job = jobs_[index] = Job{command.task, command.slot, Phase::resolving, nullptr, deadline_after(now, settings_.connect_timeout)};
+            if (plan_.needs_resolution()) return ask_resolver();
+            return connect(job, plan_);
+        }
+        case Task::check: {
+            Job& job = jobs_[index] = Job{command.task, command.slot, Phase::checking, std::move(command.connection), now + kCheckTimeout, now};
+            job.connection->begin(nullptr, Connection::Check::pipelined);
+            return step(index, false);
+        }
+        case Task::clean: {
+            Job& job = jobs_[index] = Job{command.task, command.slot, Phase::settling, std::move(command.connection), now + kCleanTimeout};
+            if (job.connection->is_busy() && !job.connection->cancel_request()) send_cancel(job.connection->make_cancel());
+            return step(index, false);
+        }
+    }
+}
+
+// Openings that come while the resolver works share its answer, so that a slow resolver is asked once, not once per connection.
+void Keeper::ask_resolver() {
+    if (std::exchange(resolving_, true)) return;
+    resolver_.run([plan = plan_, mailbox = mailbox_] {
+        Resolution found;
+        found.done = true;
+        try {
+            found.plan = std::make_unique<ConnectPlan>(plan.resolve());
+        } catch (const Error& e) {
+            found.failure = e.message;
+        }
+        {
+            std::lock_guard lock(mailbox->mutex);
+            mailbox->resolution = std::move(found);
+        }
+        mailbox->wakeup.wake();
+    });
+}
+
+void Keeper::take_resolution() {
+    Resolution found;
+    {
+        std::lock_guard lock(mailbox_->mutex);
+        if (!mailbox_->resolution.done) return;
+        found = std::exchange(mailbox_->resolution, {});
+    }
+    resolving_ = false;
+    std::vector<std::uint32_t> waiting;
+    for (const auto& [index, job] : jobs_)
+        if (job.phase == Phase::resolving) waiting.push_back(index);
+    for (const auto index : waiting) {
+        Job& job = jobs_.at(index);
+        if (found.plan) connect(job, *found.plan);
+        else fail_opening(job, Error(ErrorKind::connection_lost, found.failure));
+    }
+}
+
+void Keeper::connect(Job& job, const ConnectPlan& plan) {
+    job.phase = Phase::connecting;
+    try {
+        job.connection = std::make_unique<Connection>(plan, settings_.connection);
+        // libpq asks to be treated as if it had returned "writing" at first; a socket that failed at once says so on the first step.
+        if (job.connection->fd() < 0) return step(job.slot.index, false);
+        await(job, Progress::write);
+    } catch (const Error& e) {
+        fail_opening(job, e);
+    }
+}
+
+void Keeper::await(Job& job, Progress progress) {
+    const std::uint32_t what = progress == Progress::write ? Poller::kWrite | Poller::kRead : Poller::kRead;
+    const bool connecting = job.phase == Phase::connecting;
+    poller_.watch(job.connection->fd(), (connecting && progress == Progress::write ? Poller::kWrite : what) | Poller::kHangUp, key_of(job.slot));
+    if (!connecting) watched_[job.slot.index] = {job.slot.generation, job.connection->fd()};
+}
+
+void Keeper::step(std::uint32_t index, bool saw_reset) {
+    Job& job = jobs_.at(index);
+    if (job.task == Task::open) {
+        step_connect(job);
+    } else if (job.task == Task::clean) {
+        step_clean(job, saw_reset);
+    } else {
+        const Progress progress = job.connection->advance(saw_reset);
+        if (progress != Progress::done) return await(job, progress);
+        finish(job, job.connection->verdict() == Verdict::answered);
+    }
+}
+
+bool Keeper::step_connect(Job& job) {
+    if (job.phase == Phase::resolving) return false;
+    try {
+        if (job.phase == Phase::connecting) {
+            const Progress progress = job.connection->connect_step();
+            if (progress != Progress::done) return await(job, progress), false;
+            job.phase = Phase::session;
+            job.sent_at = monotonic_now();
+            job.connection->begin_session();
+        }
+        const Progress progress = job.connection->advance();
+        if (progress != Progress::done) return await(job, progress), false;
+        if (job.connection->verdict() != Verdict::answered) throw Error(ErrorKind::connection_lost, job.connection->loss_message());
+    } catch (const Error& e) {
+        return fail_opening(job, e), true;
+    }
+    return finish(job, true), true;
+}
+
+bool Keeper::step_clean(Job& job, bool saw_reset) {
+    Connection& connection = *job.connection;
+    if (job.phase == Phase::settling) {
+        if (connection.is_busy()) {
+            const Progress progress = connection.advance(saw_reset);
+            if (progress != Progress::done) return await(job, progress), false;
+        }
+        // Until the cancel request has been taken by the server it could hit the next statement.
+        if (connection.is_settling()) return await(job, Progress::read), false;
+        if (connection.is_lost() || !connection.end_raw()) return finish(job, false), true;
+        job.phase = Phase::resetting;
+        connection.begin_reset();
+    }
+    const Progress progress = connection.advance(saw_reset);
+    if (progress != Progress::done) return await(job, progress), false;
+    return finish(job, connection.verdict() == Verdict::answered), true;
+}
+
+void Keeper::fail_opening(Job& job, const Error& error) {
+    const SlotId slot = job.slot;
+    auto connection = std::move(job.connection);
+    jobs_.erase(slot.index);
+    connection.reset();
+    client_.on_open_failed(slot, error);
+}
+
+void Keeper::finish(Job& job, bool good) {
+    Job done = std::move(job);
+    jobs_.erase(done.slot.index);
+    if (good) watch_for_hang_up(*done.connection, done.slot);
+    const Nanos round_trip = monotonic_now() - done.sent_at;
+    if (done.task == Task::open) client_.on_opened(done.slot, std::move(done.connection), round_trip);
+    else if (done.task == Task::check) client_.on_checked(done.slot, std::move(done.connection), good, round_trip);
+    else client_.on_cleaned(done.slot, std::move(done.connection), good);
+}
+
+void Keeper::watch_for_hang_up(const Connection& connection, SlotId slot) {
+    poller_.watch(connection.fd(), Poller::kHangUp, key_of(slot));
+    watched_[slot.index] = {slot.generation, connection.fd()};
+}
+
+void Keeper::expire(Nanos now) {
+    std::vector<std::uint32_t> late;
+    for (const auto& [index, job] : jobs_)
+        if (job.deadline <= now) late.push_back(index);
+    for (const auto index : late) {
+        Job& job = jobs_.at(index);
+        if (job.task == Task::open)
+            fail_opening(job, Error(ErrorKind::connection_lost, "no answer within connect_timeout (" + std::to_string(to_seconds(settings_.connect_timeout)) + " s)"));
+        else
+            finish(job, false);
+    }
+}
+
+// A statement that is still under way would go on on the server, so it is cancelled; the request does not need the connection.
+void Keeper::close_now(std::unique_ptr<Connection> connection) {
+    if (!connection) return;
+    if (connection->is_busy() && connection->cancel_handle() && !connection->is_lost() && !connection->cancel_request())
+        send_cancel(connection->make_cancel());
+    connection.reset();
+}
+
+}  // namespace pqpool

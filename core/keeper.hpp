@@ -1,0 +1,121 @@
+// The background thread. It owns each connection while that is being opened, checked, cleaned or closed, watches every socket for hang-up, and
+// runs the state machine's timers. Asleep when nothing is due: an idle pool costs no CPU.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "core/connection.hpp"
+#include "core/errands.hpp"
+#include "core/error.hpp"
+#include "core/poller.hpp"
+#include "core/pool_machine.hpp"
+
+namespace pqpool {
+
+// What the keeper reports. Called on its thread, with no lock held.
+class KeeperClient {
+public:
+    virtual ~KeeperClient() = default;
+    virtual void on_opened(SlotId slot, std::unique_ptr<Connection> connection, Nanos round_trip) = 0;
+    virtual void on_open_failed(SlotId slot, const Error& error) = 0;
+    virtual void on_checked(SlotId slot, std::unique_ptr<Connection> connection, bool alive, Nanos round_trip) = 0;
+    virtual void on_cleaned(SlotId slot, std::unique_ptr<Connection> connection, bool usable) = 0;
+    virtual void on_hang_up(SlotId slot) = 0;
+    virtual void on_fence() = 0;
+    virtual Nanos on_tick() = 0;  // runs what is due; when to come next
+};
+
+class Keeper {
+public:
+    struct Settings {
+        Connection::Settings connection;
+        Nanos connect_timeout;
+    };
+
+    Keeper(KeeperClient& client, const ConnectPlan& plan, const Settings& settings);
+    ~Keeper();  // stop()
+    Keeper(const Keeper&) = delete;
+
+    void start();
+    void stop();  // closes what it owns and joins the thread; not on the keeper's own thread
+
+    // ---- any thread; none blocks ----
+    void open(SlotId slot);
+    void check(SlotId slot, std::unique_ptr<Connection> connection);
+    void clean(SlotId slot, std::unique_ptr<Connection> connection);
+    void close(std::unique_ptr<Connection> connection);
+    void drop(SlotId slot);  // stops what it does for the slot and closes its connection
+    void fence();            // on_fence() follows once all that was asked for before is done
+    void wake() { mailbox_->wakeup.wake(); }
+    // Sends the request from the errands thread; whoever listens on the wake-ups is told, and the keeper too.
+    void send_cancel(std::shared_ptr<CancelRequest> request, std::shared_ptr<Wakeup> also_wake = nullptr);
+
+private:
+    enum class Task { open, check, clean, close, drop, fence };
+    enum class Phase { resolving, connecting, session, settling, resetting, checking };
+
+    struct Command {
+        Task task;
+        SlotId slot;
+        std::unique_ptr<Connection> connection;
+    };
+    struct Job {
+        Task task;
+        SlotId slot;
+        Phase phase;
+        std::unique_ptr<Connection> connection;
+        Nanos deadline;
+        Nanos sent_at = 0;
+    };
+    struct Resolution {  // what the resolver found
+        std::unique_ptr<ConnectPlan> plan;
+        std::string failure;
+        bool done = false;
+    };
+    // Outlives the keeper in the hands of errands.
+    struct Mailbox {
+        Wakeup wakeup;
+        std::mutex mutex;
+        std::vector<Command> commands;
+        Resolution resolution;
+    };
+
+    void run();
+    void submit(Command command);
+    void take_commands();
+    void begin(Command command);
+    void take_resolution();
+    void ask_resolver();
+    void connect(Job& job, const ConnectPlan& plan);
+    void step(std::uint32_t index, bool saw_reset);
+    bool step_connect(Job& job);
+    bool step_clean(Job& job, bool saw_reset);
+    void fail_opening(Job& job, const Error& error);
+    void finish(Job& job, bool good);
+    void expire(Nanos now);
+    void await(Job& job, Progress progress);
+    void watch_for_hang_up(const Connection& connection, SlotId slot);
+    void close_now(std::unique_ptr<Connection> connection);
+    static std::uint64_t key_of(SlotId slot) { return std::uint64_t{slot.index} << 32 | slot.generation; }
+
+    KeeperClient& client_;
+    const ConnectPlan plan_;
+    const Settings settings_;
+    const std::shared_ptr<Mailbox> mailbox_ = std::make_shared<Mailbox>();
+    Poller poller_;
+    Errands resolver_, canceller_;
+    std::thread thread_;
+    bool stopping_ = false;  // guarded by mailbox_->mutex
+
+    // The keeper thread's own.
+    std::unordered_map<std::uint32_t, Job> jobs_;  // by slot
+    std::unordered_map<std::uint32_t, std::pair<std::uint32_t, int>> watched_;  // slot -> generation, descriptor
+    bool resolving_ = false;
+};
+
+}  // namespace pqpool

@@ -1,0 +1,139 @@
+// A connection in somebody's hands, and a request for one.
+#pragma once
+
+#include <semaphore.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "core/clock.hpp"
+#include "core/connection.hpp"
+#include "core/pool_machine.hpp"
+
+namespace pqpool {
+
+class CompletionQueue;
+struct AsyncOperation;
+
+// Names a lease for good: a slot of the lease table and its generation, so that the handle of a lease that is over is recognized. 0 is none.
+using LeaseHandle = std::uint64_t;
+
+// The first bytes of the last statement, written by the lease's owner and read by whoever looks at the holders.
+class StatementPeek {
+public:
+    void set(std::string_view sql) {
+        char bytes[kWords * 8] = {};
+        std::memcpy(bytes, sql.data(), std::min(sql.size(), sizeof bytes - 1));
+        for (std::size_t i = 0; i < kWords; i++) {
+            std::uint64_t word;
+            std::memcpy(&word, bytes + 8 * i, 8);
+            words_[i].store(word, std::memory_order_relaxed);
+        }
+    }
+    std::string get() const {
+        char bytes[kWords * 8];
+        for (std::size_t i = 0; i < kWords; i++) {
+            const std::uint64_t word = words_[i].load(std::memory_order_relaxed);
+            std::memcpy(bytes + 8 * i, &word, 8);
+        }
+        return {bytes, strnlen(bytes, sizeof bytes)};
+    }
+
+private:
+    static constexpr std::size_t kWords = 12;
+    std::array<std::atomic<std::uint64_t>, kWords> words_{};
+};
+
+inline constexpr LeaseHandle kLeaseIndexBits = 20;
+// The uppermost bits hold the fork epoch, so that a parent's lease is recognized in the child.
+inline constexpr LeaseHandle kLeaseEpochShift = 56;
+inline constexpr LeaseHandle kLeaseIndexMask = (LeaseHandle{1} << kLeaseIndexBits) - 1;
+
+struct Lease {
+    std::atomic<LeaseHandle> handle{0};
+    std::atomic<bool> in_use{false};   // a blocking call is under way
+    std::atomic<bool> hung_up{false};  // the keeper saw the server go
+    std::atomic<bool> aborted{false};  // shutdown's patience was over
+    StatementPeek last_statement;
+
+    // Changed under the pool's lock, read by the owner without it. Empty while a dead connection is being replaced.
+    std::unique_ptr<Connection> connection;
+    SlotId slot;
+    std::uint32_t index = 0;       // in the table
+    std::uint64_t generation = 0;
+    std::shared_ptr<CancelRequest> foreign_cancel;  // another thread asked for it; guarded by the pool's lock
+    CompletionQueue* queue = nullptr;  // of an asynchronous lease
+    Nanos leased_at = 0;
+    Nanos patience = 0;  // the acquire's timeout; a replacement may take as long
+    std::string tag;
+
+    // The owner's own.
+    bool needs_check = false;  // nothing has been sent since the connection was handed over
+    AsyncOperation* operation = nullptr;
+};
+
+// Leases have fixed addresses and are never freed before the table, so a stale handle can be looked up at any time, without the lock.
+class LeaseTable {
+public:
+    ~LeaseTable() {
+        for (auto& chunk : chunks_) delete[] chunk.load();
+    }
+    Lease* find(LeaseHandle handle) const {
+        const auto index = handle & kLeaseIndexMask;
+        if (handle == 0 || index >= kChunks * kChunkSize) return nullptr;
+        Lease* chunk = chunks_[index / kChunkSize].load(std::memory_order_acquire);
+        return chunk ? &chunk[index % kChunkSize] : nullptr;
+    }
+    Lease& at(std::size_t index) const { return chunks_[index / kChunkSize].load(std::memory_order_relaxed)[index % kChunkSize]; }
+    std::size_t size() const { return size_; }
+    Lease* add() {  // under the pool's lock; nullptr when the table is full
+        if (size_ == kChunks * kChunkSize) return nullptr;
+        if (size_ % kChunkSize == 0) chunks_[size_ / kChunkSize].store(new Lease[kChunkSize], std::memory_order_release);
+        Lease& lease = at(size_);
+        lease.index = static_cast<std::uint32_t>(size_++);
+        return &lease;
+    }
+
+private:
+    static constexpr std::size_t kChunkSize = 64, kChunks = 512;
+    std::array<std::atomic<Lease*>, kChunks> chunks_{};
+    std::size_t size_ = 0;
+};
+
+// Somebody who waits for an answer from the pool: a connection, the end of opening, the end of shutdown. Lives with who waits.
+struct Waiting {
+    Waiting() { sem_init(&answered_, 0, 0); }
+    ~Waiting() { sem_destroy(&answered_); }
+    Waiting(const Waiting&) = delete;
+
+    // For a thread; the deadline is the state machine's business.
+    void wait() {
+        while (sem_wait(&answered_) != 0) {
+        }
+    }
+    void post() { sem_post(&answered_); }
+
+    enum class For { acquire, replacement, opening, shutdown };
+    For what = For::acquire;
+    Nanos patience = 0;
+    std::string tag;
+    CompletionQueue* queue = nullptr;       // who is told; none: the thread in wait()
+    AsyncOperation* operation = nullptr;
+    WaiterId waiter;
+
+    // The answer.
+    Lease* lease = nullptr;
+    std::optional<Error> error;
+
+private:
+    sem_t answered_;
+};
+
+}  // namespace pqpool

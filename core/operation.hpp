@@ -1,0 +1,50 @@
+// One statement on a lease, from its first byte to its result, without ever waiting: the caller waits for what it needs. A blocking call and
+// the completion queue drive the same steps.
+#pragma once
+
+#include "core/lease.hpp"
+#include "core/statement.hpp"
+
+namespace pqpool {
+
+enum class Need {
+    nothing,      // result() is there
+    read,         // the lease's socket readable
+    write,        // readable or writable
+    settle,       // an earlier statement's cancel request sent, or the socket readable
+    replacement,  // another connection: Pool::replace(), then resume()
+};
+
+class Operation {
+public:
+    // Without a statement only the validation is made. deadline: kNever = none.
+    void begin(Lease& lease, bool has_statement, Nanos deadline);
+    Need resume(bool saw_reset = false);
+    void fail(Error error) { result_ = Result(std::move(error)); phase_ = Phase::done; }
+
+    Statement& statement() { return statement_; }
+    Lease& lease() const { return *lease_; }
+    Nanos deadline() const { return deadline_; }
+    bool is_done() const { return phase_ == Phase::done; }
+    Result take_result() { return std::move(result_); }
+
+private:
+    enum class Phase { start, check_apart, sent, done };
+
+    Need start();
+    Need send();
+    Need judge();
+    Need finish(Result result);
+    Need replace();
+    Error loss(bool unknown) const;
+
+    Statement statement_;
+    Lease* lease_ = nullptr;
+    bool has_statement_ = false;
+    Nanos deadline_ = kNever;
+    Phase phase_ = Phase::done;
+    int attempts_ = 0;
+    Result result_;
+};
+
+}  // namespace pqpool

@@ -1,0 +1,56 @@
+// Waiting for sockets, a timer and a wake-up from another thread. The only file that knows Linux; a kqueue twin can stand beside it.
+#pragma once
+
+#include <cstdint>
+
+#include "core/clock.hpp"
+
+namespace pqpool {
+
+// A descriptor that any thread can make readable, until it is cleared.
+class Wakeup {
+public:
+    Wakeup();
+    ~Wakeup();
+    Wakeup(const Wakeup&) = delete;
+
+    int fd() const { return fd_; }
+    void wake() const;
+    void clear() const;
+
+private:
+    int fd_;
+};
+
+class Poller {
+public:
+    static constexpr std::uint32_t kRead = 1, kWrite = 2;
+    static constexpr std::uint32_t kHangUp = 4;  // the peer will send no more; always told of an error too
+    static constexpr std::uint32_t kError = 8;   // only ever reported
+
+    struct Event {
+        std::uint64_t key;
+        std::uint32_t what;
+    };
+
+    Poller();
+    ~Poller();
+    Poller(const Poller&) = delete;
+
+    int fd() const { return fd_; }  // readable while any event stands
+    void watch(int fd, std::uint32_t what, std::uint64_t key);  // new, or instead of what was watched on fd
+    void forget(int fd);            // a closed descriptor is forgotten by itself
+    // Waits until an event, at most until the deadline (kNever = no limit, 0 = do not wait). The number of events.
+    int wait(Event* events, int capacity, Nanos deadline);
+    // Makes fd() readable, with this key, from the deadline on; kNever takes it back.
+    void arm_timer(Nanos deadline, std::uint64_t key);
+
+private:
+    int fd_;
+    int timer_fd_ = -1;
+};
+
+// What the owner of a blocking call waits with: one socket, until the deadline. 0 at the deadline, else Poller's bits.
+std::uint32_t wait_for_socket(int fd, std::uint32_t what, Nanos deadline);
+
+}  // namespace pqpool

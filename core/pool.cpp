@@ -1,0 +1,368 @@
+// The pool's tables and its talk with the machine and the keeper. What happens on a lease: pool_lease.cpp.
+#include "core/pool.hpp"
+
+#include <algorithm>
+#include <random>
+
+#include "core/completion_queue.hpp"
+
+namespace pqpool {
+
+namespace {
+
+const Options& checked(const Options& options) {
+    if (const std::string problems = options.problems(); !problems.empty()) throw Error(ErrorKind::configuration, problems);
+    return options;
+}
+
+std::uint64_t random_seed() {
+    std::random_device device;
+    return std::uint64_t{device()} << 32 | device();
+}
+
+Keeper::Settings keeper_settings(const Options& o) {
+    return {{o.statement_cache_size, o.init_sql, o.reset == "always", o.reset == "never"}, from_seconds(o.connect_timeout)};
+}
+
+const char* cure_of(std::string_view sqlstate) {
+    if (sqlstate.starts_with("28")) return "check the role and the password of database_url, and pg_hba.conf on the server";
+    if (sqlstate == "3D000") return "create the database, or correct its name in database_url";
+    if (sqlstate == "53300") return "raise max_connections on the server or lower max_size";
+    return "check that PostgreSQL is running and accepts connections at that host and port";
+}
+
+const char* database_status(Health health, PoolState state, std::int64_t live) {
+    if (state == PoolState::initializing) return "connecting";
+    if (live == 0) return "disconnected";
+    return health == Health::healthy ? "connected" : "degraded";
+}
+
+}  // namespace
+
+Pool::Pool(const Options& options)
+    : options_(checked(options)),
+      validation_(options.validation == "always"     ? Validation::always
+                  : options.validation == "blocking" ? Validation::blocking
+                  : options.validation == "idle"     ? Validation::idle
+                                                     : Validation::never),
+      timeout_(from_seconds(options.timeout)),
+      leak_limit_(PoolMachine::config_of(options, 0).leak_limit),
+      command_timeout_(from_seconds(options.command_timeout)),
+      validation_idle_(from_seconds(options.validation_idle_time)),
+      plan_(options.database_url),
+      unix_us_at_zero_((read_clock(CLOCK_REALTIME) - monotonic_now()) / kMicrosecond),
+      log_(log_level_of(options.log_level), options.log_file),
+      machine_(PoolMachine::config_of(options, random_seed()), monotonic_now()),
+      keeper_(*this, plan_, keeper_settings(options)) {}
+
+Pool::~Pool() {
+    if (!started_) return;
+    remove_from_fork_register(*this);
+    shutdown(0);
+    keeper_.stop();
+}
+
+void Pool::start() {
+    {
+        Locked locked(*this);
+        if (std::exchange(started_, true)) return;
+        machine_.start(monotonic_now());
+    }
+    keeper_.start();
+    add_to_fork_register(*this);
+}
+
+void Pool::ask_opened(Waiting& waiting) {
+    Locked locked(*this);
+    if (opened_) return answer(waiting);
+    if (init_error_) return fail(waiting, *init_error_);
+    if (!machine_.accepts()) return fail(waiting, refusal(ErrorKind::closed, 0));
+    opening_waiters_.push_back(&waiting);
+}
+
+void Pool::wait_opened() {
+    Waiting waiting;
+    waiting.what = Waiting::For::opening;
+    ask_opened(waiting);
+    waiting.wait();
+    if (waiting.error) throw *waiting.error;
+}
+
+void Pool::ask_shutdown(Nanos timeout, Waiting& waiting) {
+    Locked locked(*this);
+    if (closed_down_ || !started_) return answer(waiting);
+    const Nanos now = monotonic_now();
+    const bool first = machine_.accepts();
+    shutdown_waiters_.push_back(&waiting);
+    if (first) add_log(LogLevel::info, "Connection pool shutting down", LogContext().add("leases_out", machine_.leased()).add("timeout_seconds", timeout < 0 ? -1.0 : to_seconds(timeout)));
+    machine_.shutdown(deadline_after(now, timeout));
+    machine_.tick(now);  // a timeout of 0 is over already
+    if (init_error_) answer_all(shutdown_waiters_);  // nothing stands that could be closed
+}
+
+void Pool::shutdown(Nanos timeout) {
+    Waiting waiting;
+    waiting.what = Waiting::For::shutdown;
+    ask_shutdown(timeout, waiting);
+    waiting.wait();
+}
+
+Statistics Pool::statistics() {
+    std::lock_guard lock(mutex_);
+    Statistics s;
+    machine_.fill_statistics(s, monotonic_now(), unix_us_at_zero_);
+    return s;
+}
+
+HealthReport Pool::health() {
+    Locked locked(*this);
+    HealthReport report;
+    const Nanos now = monotonic_now();
+    machine_.health_asked(now);
+    machine_.fill_statistics(report.statistics, now, unix_us_at_zero_);
+    report.health = machine_.health(now);
+    report.state = machine_.state();
+    report.database = database_status(report.health, report.state, report.statistics.live_connections);
+    report.last_error = last_error_;
+    return report;
+}
+
+PoolState Pool::state() {
+    std::lock_guard lock(mutex_);
+    return machine_.state();
+}
+
+std::string Pool::last_error() {
+    std::lock_guard lock(mutex_);
+    return last_error_;
+}
+
+std::vector<Holder> Pool::holders() {
+    std::lock_guard lock(mutex_);
+    return holders_locked();
+}
+
+std::vector<Holder> Pool::holders_locked() const {
+    const Nanos now = monotonic_now();
+    std::vector<Holder> list;
+    for (std::size_t i = 0; i < leases_.size(); i++) {
+        const Lease& lease = leases_.at(i);
+        const LeaseHandle handle = lease.handle.load(std::memory_order_relaxed);
+        if (handle == 0) continue;
+        list.push_back({handle, to_seconds(now - lease.leased_at), lease.connection ? lease.connection->backend_pid() : 0, lease.tag, lease.last_statement.get()});
+    }
+    std::sort(list.begin(), list.end(), [](const Holder& a, const Holder& b) { return a.held_seconds > b.held_seconds; });
+    return list;
+}
+
+void Pool::resize(std::int64_t min_size, std::int64_t max_size) {
+    Options wanted = options_;
+    wanted.min_size = min_size;
+    wanted.max_size = max_size;
+    checked(wanted);
+    Locked locked(*this);
+    machine_.resize(min_size, max_size, monotonic_now());
+}
+
+void Pool::drain() {
+    Locked locked(*this);
+    machine_.drain(monotonic_now());
+}
+
+void Pool::pause() {
+    Locked locked(*this);
+    machine_.pause(monotonic_now());
+}
+
+void Pool::resume() {
+    Locked locked(*this);
+    machine_.resume(monotonic_now());
+}
+
+// ---- what the keeper reports ----
+
+std::unique_ptr<Connection>& Pool::connection_of(SlotId slot) {
+    if (slot.index >= connections_.size()) {
+        connections_.resize(slot.index + 1);
+        lease_of_slot_.resize(slot.index + 1, UINT32_MAX);
+    }
+    return connections_[slot.index];
+}
+
+void Pool::on_opened(SlotId slot, std::unique_ptr<Connection> connection, Nanos round_trip) {
+    Locked locked(*this);
+    connection->end_lease(monotonic_now());
+    const int pid = connection->backend_pid();
+    connection_of(slot) = std::move(connection);
+    if (machine_.opened(slot, round_trip, monotonic_now()))
+        add_log(LogLevel::debug, "Connection opened", LogContext().add("connection_id", name_of_connection(slot)).add("backend_pid", std::int64_t{pid}));
+    else
+        keeper_.close(std::move(connection_of(slot)));  // nobody wants it any more
+}
+
+void Pool::on_open_failed(SlotId slot, const Error& error) {
+    Locked locked(*this);
+    const bool initializing = machine_.state() == PoolState::initializing;
+    const bool final = is_final_for_connect(error.sqlstate);
+    last_error_ = mask_password(error.message);
+    if (initializing)
+        init_error_.emplace(ErrorKind::initialization, "could not open the pool's connections to " + plan_.describe() + ": " + last_error_ + ". Suggestion: " + cure_of(error.sqlstate),
+                            error.sqlstate);
+    machine_.open_failed(slot, final, monotonic_now());
+}
+
+void Pool::on_checked(SlotId slot, std::unique_ptr<Connection> connection, bool alive, Nanos round_trip) {
+    Locked locked(*this);
+    if (!alive) add_log(LogLevel::warning, "Connection validation failed", LogContext().add("connection_id", name_of_connection(slot)).add("reason", connection->loss_message()));
+    connection_of(slot) = std::move(connection);
+    machine_.checked(slot, alive, round_trip, monotonic_now());
+}
+
+void Pool::on_cleaned(SlotId slot, std::unique_ptr<Connection> connection, bool usable) {
+    Locked locked(*this);
+    connection->forget_cancel();
+    connection->end_lease(monotonic_now());
+    connection_of(slot) = std::move(connection);
+    machine_.cleaned(slot, usable, monotonic_now());
+}
+
+void Pool::on_hang_up(SlotId slot) {
+    Locked locked(*this);
+    if (slot.index < lease_of_slot_.size() && lease_of_slot_[slot.index] != UINT32_MAX) {
+        Lease& lease = leases_.at(lease_of_slot_[slot.index]);
+        if (lease.slot == slot) lease.hung_up.store(true, std::memory_order_relaxed);
+    }
+    last_error_ = "the server closed the connection";
+    machine_.lost(slot, monotonic_now());
+}
+
+void Pool::on_fence() {
+    Locked locked(*this);
+    closed_down_ = true;
+    add_log(LogLevel::info, "Connection pool terminated", LogContext());
+    answer_all(shutdown_waiters_);
+}
+
+Nanos Pool::on_tick() {
+    Locked locked(*this);
+    const Nanos now = monotonic_now();
+    if (machine_.next_deadline() <= now) machine_.tick(now);
+    carry_out();
+    return keeper_wakes_at_ = machine_.next_deadline();
+}
+
+// ---- what the machine decides ----
+
+void Pool::carry_out() {
+    // Actions may bring forth actions: a grant to a waiter that is gone gives the connection back.
+    while (!machine_.actions().empty()) {
+        current_actions_.clear();
+        current_actions_.swap(machine_.actions());
+        for (const Action& action : current_actions_) carry_out(action);
+    }
+}
+
+void Pool::carry_out(const Action& action) {
+    using Kind = Action::Kind;
+    switch (action.kind) {
+        case Kind::open: keeper_.open(action.slot); break;
+        case Kind::check: keeper_.check(action.slot, std::move(connection_of(action.slot))); break;
+        case Kind::clean: keeper_.clean(action.slot, std::move(connection_of(action.slot))); break;
+        case Kind::close:
+            if (auto& connection = connection_of(action.slot)) {
+                log_action(action);
+                keeper_.close(std::move(connection));
+            } else {
+                keeper_.drop(action.slot);
+            }
+            break;
+        case Kind::grant: grant(action.slot, *static_cast<Waiting*>(action.context)); break;
+        case Kind::fail: {
+            auto& waiting = *static_cast<Waiting*>(action.context);
+            fail(waiting, action.error == ErrorKind::initialization && init_error_ ? *init_error_ : refusal(action.error, waiting.patience));
+            break;
+        }
+        case Kind::abort:
+            log_action(action);
+            if (const auto index = lease_of_slot_[action.slot.index]; index != UINT32_MAX) {
+                Lease& lease = leases_.at(index);
+                lease.aborted.store(true);
+                lease_of_slot_[action.slot.index] = UINT32_MAX;
+                keeper_.send_cancel(std::make_shared<CancelRequest>(lease.connection->cancel_handle()));
+                lease.connection->hang_up();
+            }
+            break;
+        case Kind::initialized:
+            opened_ = true;
+            init_error_.reset();
+            log_action(action);
+            answer_all(opening_waiters_);
+            break;
+        case Kind::init_failed:
+            log_action(action);
+            for (Waiting* waiting : std::exchange(opening_waiters_, {})) fail(*waiting, *init_error_);
+            keeper_.fence();
+            break;
+        case Kind::terminated:
+            for (Waiting* waiting : std::exchange(opening_waiters_, {})) fail(*waiting, refusal(ErrorKind::closed, 0));
+            keeper_.fence();
+            break;
+        default: log_action(action); break;
+    }
+}
+
+Lease& Pool::new_lease(SlotId slot, Waiting& waiting, Nanos now) {
+    if (free_leases_.empty()) {
+        Lease* lease = leases_.add();
+        if (!lease) throw Error(ErrorKind::internal, "too many leases are out");
+        free_leases_.push_back(lease->index);
+    }
+    Lease& lease = leases_.at(free_leases_.back());
+    free_leases_.pop_back();
+    if (lease.generation == 0) lease.generation = LeaseHandle{epoch_ & 0xff} << (kLeaseEpochShift - kLeaseIndexBits);
+    lease.generation++;
+    lease.queue = waiting.queue;
+    lease.patience = waiting.patience;
+    lease.leased_at = now;
+    if (!waiting.tag.empty() || !lease.tag.empty()) lease.tag = waiting.tag;
+    lease.operation = nullptr;
+    lease.aborted.store(false, std::memory_order_relaxed);
+    put(slot, lease, now);
+    const LeaseHandle handle = lease.generation << kLeaseIndexBits | lease.index;
+    lease.handle.store(handle, std::memory_order_release);
+    if (log_.is_enabled(LogLevel::debug))
+        add_log(LogLevel::debug, "Connection acquired", LogContext().add("connection_id", name_of_connection(slot)).add("active", machine_.leased()).add("idle", machine_.idle()), handle);
+    return lease;
+}
+
+// Hands the slot's connection over to the lease.
+void Pool::put(SlotId slot, Lease& lease, Nanos now) {
+    lease.connection = std::move(connections_[slot.index]);
+    lease.slot = slot;
+    lease.hung_up.store(false, std::memory_order_relaxed);
+    lease_of_slot_[slot.index] = lease.index;
+    lease.needs_check = validation_ == Validation::idle ? now - lease.connection->last_used() > validation_idle_ : validation_ != Validation::never;
+}
+
+void Pool::grant(SlotId slot, Waiting& waiting) {
+    const Nanos now = monotonic_now();
+    if (waiting.what == Waiting::For::replacement) put(slot, *waiting.lease, now);
+    else waiting.lease = &new_lease(slot, waiting, now);
+    answer(waiting);
+}
+
+void Pool::fail(Waiting& waiting, Error error) {
+    waiting.error.emplace(std::move(error));
+    answer(waiting);
+}
+
+void Pool::answer(Waiting& waiting) {
+    if (waiting.queue) waiting.queue->deliver(waiting);
+    else waiting.post();
+}
+
+void Pool::answer_all(std::vector<Waiting*>& list) {
+    for (Waiting* waiting : std::exchange(list, {})) answer(*waiting);
+}
+
+}  // namespace pqpool

@@ -1,0 +1,196 @@
+// The pool: the lock, the state machine, the keeper and the leases put together.
+//
+// Thread safety: every public function may be called from any thread, unless it says otherwise. One mutex guards the machine and the tables; no
+// I/O happens under it but waking somebody. Log lines are written after it is released.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "core/fork.hpp"
+#include "core/keeper.hpp"
+#include "core/lease.hpp"
+#include "core/log.hpp"
+#include "core/operation.hpp"
+#include "core/options.hpp"
+#include "core/pool_machine.hpp"
+
+namespace pqpool {
+
+struct AcquireRequest {
+    Nanos timeout = -2;     // kByOption: the option's; negative otherwise: no limit; 0: do not wait
+    Nanos leak_limit = -2;  // kByOption: the option's; 0: not watched
+    std::string_view tag;   // shown among the holders
+
+    static constexpr Nanos kByOption = -2;
+};
+
+struct Holder {
+    LeaseHandle lease = 0;
+    double held_seconds = 0;
+    int backend_pid = 0;  // 0 while the connection is being replaced
+    std::string tag;
+    std::string last_statement;
+};
+
+struct HealthReport {
+    Health health = Health::unhealthy;
+    PoolState state = PoolState::initializing;
+    const char* database = "disconnected";  // connected, connecting, degraded, disconnected
+    Statistics statistics;
+    std::string last_error;
+};
+
+class Pool final : private KeeperClient {
+public:
+    // Throws Error(configuration) with every broken rule; opens nothing.
+    explicit Pool(const Options& options);
+    ~Pool() override;  // shuts down at once; leases still out are broken
+    Pool(const Pool&) = delete;
+
+    const Options& options() const { return options_; }
+    Log& log() { return log_; }
+
+    // ---- life ----
+    void start();       // begins to open min_size connections; does not block. Once.
+    void wait_opened();  // blocks; throws Error(initialization), and the pool is terminated then
+    void shutdown(Nanos timeout);  // blocks at most for the timeout (negative: no limit) and a moment
+    // For a queue: `waiting` is answered through it.
+    void ask_opened(Waiting& waiting);
+    void ask_shutdown(Nanos timeout, Waiting& waiting);
+
+    // ---- leases: blocking ----
+    LeaseHandle acquire(const AcquireRequest& request);
+    // timeout: kByOption, or negative for none. The result may hold the server's error; all else is thrown.
+    Result execute(LeaseHandle lease, std::string_view sql, const Parameter* parameters, std::size_t count, ResultFormat format, Nanos timeout);
+    Result run(const AcquireRequest& request, std::string_view sql, const Parameter* parameters, std::size_t count, ResultFormat format, Nanos timeout);
+    void release(LeaseHandle lease);  // also of asynchronous leases, from any thread; does not block
+    void cancel(LeaseHandle lease);   // the statement under way ends with the server's error 57014; does not block
+    pg_conn* raw_connection(LeaseHandle lease);
+
+    // ---- leases: for the completion queue ----
+    // True where `waiting` is answered at once; else its queue is told.
+    bool ask(const AcquireRequest& request, Waiting& waiting);
+    bool ask_replacement(Lease& lease, Waiting& waiting);
+    bool take_back(Waiting& waiting);  // false where it has been answered already
+    Lease& find_lease(LeaseHandle handle) const;  // throws Error(released)
+    void release_owned(Lease& lease);
+    void note_lost(const Lease& lease);
+    Nanos statement_deadline(Nanos timeout) const;
+    Keeper& keeper() { return keeper_; }
+    // What a statement that ran past its deadline ends with.
+    static Error statement_timeout();
+    bool checks_before_grant() const { return validation_ == Validation::blocking; }
+
+    // ---- looking ----
+    Statistics statistics();
+    HealthReport health();
+    PoolState state();
+    std::string last_error();
+    std::vector<Holder> holders();
+
+    // ---- steering ----
+    void resize(std::int64_t min_size, std::int64_t max_size);
+    void drain();
+    void pause();
+    void resume();
+
+    // ---- fork ----
+    // Around fork() this is called in the parent's forking thread, so that the child finds the tables whole.
+    void lock_for_fork() { mutex_.lock(); }
+    void unlock_after_fork() { mutex_.unlock(); }
+    // In the child: the parent's sessions are let go of without a word. Nothing but destroying queues may follow.
+    void abandon_after_fork();
+    bool is_of_parent() const { return epoch_ != fork_epoch(); }
+
+private:
+    enum class Validation { always, blocking, idle, never };
+    class Locked;
+
+    void on_opened(SlotId slot, std::unique_ptr<Connection> connection, Nanos round_trip) override;
+    void on_open_failed(SlotId slot, const Error& error) override;
+    void on_checked(SlotId slot, std::unique_ptr<Connection> connection, bool alive, Nanos round_trip) override;
+    void on_cleaned(SlotId slot, std::unique_ptr<Connection> connection, bool usable) override;
+    void on_hang_up(SlotId slot) override;
+    void on_fence() override;
+    Nanos on_tick() override;
+
+    void carry_out();
+    void carry_out(const Action& action);
+    void log_action(const Action& action);
+    void grant(SlotId slot, Waiting& waiting);
+    void fail(Waiting& waiting, Error error);
+    void answer(Waiting& waiting);
+    void answer_all(std::vector<Waiting*>& list);
+    Lease& new_lease(SlotId slot, Waiting& waiting, Nanos now);
+    std::unique_ptr<Connection>& connection_of(SlotId slot);
+    void put(SlotId slot, Lease& lease, Nanos now);
+    Lease& begin_use(LeaseHandle handle);
+    Result drive(Operation& operation);
+    bool wait_for(Operation& operation, Need need, bool& saw_reset);
+    void adopt_foreign_cancel(Lease& lease);
+    Error refusal(ErrorKind kind, Nanos patience) const;
+    std::vector<Holder> holders_locked() const;
+    void add_log(LogLevel level, std::string message, LogContext context, LeaseHandle subject = 0);
+    std::string name_of_connection(SlotId slot) const;
+
+    struct PendingLine {
+        LogLevel level;
+        std::string message;
+        LogContext context;
+        LeaseHandle subject;
+    };
+
+    const std::uint32_t epoch_ = fork_epoch();
+    const Options options_;
+    const Validation validation_;
+    const Nanos timeout_, leak_limit_, command_timeout_, validation_idle_;
+    const ConnectPlan plan_;
+    const std::int64_t unix_us_at_zero_;  // of the monotonic clock's zero
+    Log log_;
+
+    mutable std::mutex mutex_;  // guards all down to keeper_
+    PoolMachine machine_;
+    std::vector<std::unique_ptr<Connection>> connections_;  // by slot; those the pool holds: idle ones, and those on their way to the keeper
+    LeaseTable leases_;
+    std::vector<std::uint32_t> free_leases_;
+    std::vector<std::uint32_t> lease_of_slot_;
+    std::vector<Waiting*> opening_waiters_, shutdown_waiters_;
+    std::vector<Action> current_actions_;
+    std::vector<PendingLine> lines_;
+    std::string last_error_;
+    std::optional<Error> init_error_;
+    bool opened_ = false;      // min_size connections stood once
+    bool closed_down_ = false;  // terminated, and the keeper has closed all it had
+    bool started_ = false;
+    Nanos keeper_wakes_at_ = kNever;
+
+    Keeper keeper_;
+};
+
+// Holds the pool's lock. At its end: carries out what the machine decided, wakes the keeper where it must come earlier, and writes the log lines
+// after the lock is released.
+class Pool::Locked {
+public:
+    explicit Locked(Pool& pool) : pool_(pool) { pool.mutex_.lock(); }
+    ~Locked() {
+        if (!pool_.machine_.actions().empty()) pool_.carry_out();
+        if (const Nanos next = pool_.machine_.next_deadline(); next < pool_.keeper_wakes_at_) {
+            pool_.keeper_wakes_at_ = next;
+            pool_.keeper_.wake();
+        }
+        std::vector<PendingLine> lines;
+        if (!pool_.lines_.empty()) lines.swap(pool_.lines_);
+        pool_.mutex_.unlock();
+        for (auto& line : lines) pool_.log_.write(line.level, std::move(line.message), line.context, line.subject);
+    }
+    Locked(const Locked&) = delete;
+
+private:
+    Pool& pool_;
+};
+
+}  // namespace pqpool

@@ -1,0 +1,348 @@
+// Leases: acquiring, running statements, giving back; and what the log says of all that.
+#include <cinttypes>
+#include <cstdio>
+
+#include "core/completion_queue.hpp"
+#include "core/pool.hpp"
+
+namespace pqpool {
+
+namespace {
+
+// The lease is this thread's for the length of one blocking call.
+class InUse {
+public:
+    explicit InUse(Lease& lease) : lease_(lease) {}
+    ~InUse() { lease_.in_use.store(false, std::memory_order_release); }
+    InUse(const InUse&) = delete;
+
+private:
+    Lease& lease_;
+};
+
+std::string seconds_text(Nanos t) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.4g", to_seconds(t));
+    return text;
+}
+
+// Each thread's own, so that a statement after the first allocates nothing.
+Operation& operation_of_thread() {
+    thread_local Operation operation;
+    return operation;
+}
+
+}  // namespace
+
+Error Pool::refusal(ErrorKind kind, Nanos patience) const {
+    Statistics s;
+    machine_.fill_statistics(s, monotonic_now(), unix_us_at_zero_);
+    char counts[160];
+    std::snprintf(counts, sizeof counts, "total %" PRId64 ", active %" PRId64 ", idle %" PRId64 ", waiting %" PRId64 ", max_size %" PRId64, s.total_connections,
+                  s.active_connections, s.idle_connections, s.waiting_requests, machine_.max_size());
+    switch (kind) {
+        case ErrorKind::timeout: {
+            std::string message = "no connection became free within the timeout of " + seconds_text(patience) + " seconds (" + counts + ")";
+            if (s.live_connections == 0 && !last_error_.empty()) return {kind, message + ". The server is not reachable: " + last_error_ + ". Suggestion: check that PostgreSQL is running"};
+            const auto holders = holders_locked();
+            for (std::size_t i = 0; i < holders.size() && i < 3; i++) {
+                message += i == 0 ? ". Held longest: " : "; ";
+                message += (holders[i].tag.empty() ? "lease " + std::to_string(holders[i].lease) : holders[i].tag) + " for " + seconds_text(from_seconds(holders[i].held_seconds)) + " s";
+                if (!holders[i].last_statement.empty()) message += " (last statement: " + holders[i].last_statement + ")";
+            }
+            return {kind, message + ". Suggestion: Increase POOL_MAX_SIZE, shorten what is done on a connection, or look for leases that are not released"};
+        }
+        case ErrorKind::too_many_requests:
+            return {kind, std::string("the pool's queue is full: max_waiting requests are waiting already (") + counts + "). Suggestion: Increase POOL_MAX_WAITING or shed load earlier"};
+        case ErrorKind::closed: return {kind, std::string("the pool is ") + (machine_.state() == PoolState::terminated ? "closed" : "shutting down") + ". Suggestion: open a new pool"};
+        case ErrorKind::cancelled: return {kind, "the request was cancelled"};
+        default: return {kind, "the request could not be served"};
+    }
+}
+
+bool Pool::ask(const AcquireRequest& request, Waiting& waiting) {
+    const Nanos now = monotonic_now();
+    waiting.patience = request.timeout == AcquireRequest::kByOption ? timeout_ : request.timeout;
+    waiting.tag = request.tag;
+    const Nanos leak_limit = request.leak_limit == AcquireRequest::kByOption ? leak_limit_ : request.leak_limit <= 0 ? kNever : request.leak_limit;
+    Locked locked(*this);
+    if (!started_) throw Error(ErrorKind::not_initialized, "the pool has not been opened. Suggestion: call initialize(config), or pqpool_open, first");
+    const AcquireAnswer answer = machine_.acquire(now, deadline_after(now, waiting.patience), leak_limit, &waiting);
+    switch (answer.kind) {
+        case AcquireAnswer::Kind::granted:
+            waiting.lease = &new_lease(answer.slot, waiting, now);
+            machine_.record_wait(monotonic_now() - now);
+            return true;
+        case AcquireAnswer::Kind::refused: throw refusal(answer.error, waiting.patience);
+        case AcquireAnswer::Kind::waiting: break;
+    }
+    waiting.waiter = answer.waiter;
+    return false;
+}
+
+bool Pool::ask_replacement(Lease& lease, Waiting& waiting) {
+    const Nanos now = monotonic_now();
+    waiting.what = Waiting::For::replacement;
+    waiting.lease = &lease;
+    waiting.patience = lease.patience;
+    Locked locked(*this);
+    if (lease.aborted.load()) throw refusal(ErrorKind::closed, 0);
+    if (lease.connection) {
+        add_log(LogLevel::warning, "Connection validation failed; replacing it",
+                LogContext().add("connection_id", name_of_connection(lease.slot)).add("reason", lease.connection->loss_message()), lease.handle.load());
+        keeper_.close(std::move(lease.connection));
+        lease_of_slot_[lease.slot.index] = UINT32_MAX;
+    }
+    const AcquireAnswer answer = machine_.replace(lease.slot, now, deadline_after(now, waiting.patience), &waiting);
+    if (answer.kind == AcquireAnswer::Kind::refused) throw refusal(answer.error, waiting.patience);
+    if (answer.kind == AcquireAnswer::Kind::granted) put(answer.slot, lease, now);
+    waiting.waiter = answer.waiter;
+    return answer.kind == AcquireAnswer::Kind::granted;
+}
+
+bool Pool::take_back(Waiting& waiting) {
+    Locked locked(*this);
+    auto leave = [&](std::vector<Waiting*>& list) { return std::erase(list, &waiting) > 0; };
+    if (waiting.what == Waiting::For::opening) return leave(opening_waiters_);
+    if (waiting.what == Waiting::For::shutdown) return leave(shutdown_waiters_);
+    return machine_.cancel(waiting.waiter);
+}
+
+LeaseHandle Pool::acquire(const AcquireRequest& request) {
+    Waiting waiting;
+    if (!ask(request, waiting)) waiting.wait();
+    if (waiting.error) throw *waiting.error;
+    Lease& lease = *waiting.lease;
+    const LeaseHandle handle = lease.handle.load(std::memory_order_relaxed);
+    if (!checks_before_grant() || !lease.needs_check) return handle;
+    Operation& operation = operation_of_thread();
+    operation.begin(lease, false, deadline_after(monotonic_now(), waiting.patience));
+    const Result result = drive(operation);
+    if (!result.error()) return handle;
+    release(handle);
+    throw *result.error();
+}
+
+Lease& Pool::find_lease(LeaseHandle handle) const {
+    if (handle != 0 && handle >> kLeaseEpochShift != (epoch_ & 0xff)) throw Error(ErrorKind::forked, "the lease belongs to the parent process. Suggestion: acquire one in this process");
+    Lease* lease = leases_.find(handle);
+    if (!lease || lease->handle.load(std::memory_order_acquire) != handle)
+        throw Error(ErrorKind::released, "the lease was released already. Suggestion: acquire a new one; a connection may not be kept beyond its release");
+    return *lease;
+}
+
+Lease& Pool::begin_use(LeaseHandle handle) {
+    Lease& lease = find_lease(handle);
+    if (lease.queue) throw Error(ErrorKind::invalid_argument, "the lease was acquired through a completion queue. Suggestion: use pqpool_execute_async on that queue");
+    if (lease.in_use.exchange(true, std::memory_order_acquire))
+        throw Error(ErrorKind::busy, "another statement is under way on this lease. Suggestion: await it, or acquire one lease for each concurrent statement");
+    if (lease.handle.load(std::memory_order_relaxed) == handle) return lease;
+    lease.in_use.store(false, std::memory_order_release);
+    return find_lease(handle);  // throws: released just now
+}
+
+Nanos Pool::statement_deadline(Nanos timeout) const {
+    return deadline_after(monotonic_now(), timeout == AcquireRequest::kByOption ? command_timeout_ : timeout);
+}
+
+Result Pool::execute(LeaseHandle handle, std::string_view sql, const Parameter* parameters, std::size_t count, ResultFormat format, Nanos timeout) {
+    Lease& lease = begin_use(handle);
+    const InUse in_use(lease);
+    Operation& operation = operation_of_thread();
+    operation.statement().assign(sql, parameters, count, format);
+    operation.begin(lease, true, statement_deadline(timeout));
+    Result result = drive(operation);
+    adopt_foreign_cancel(lease);
+    if (lease.connection && lease.connection->is_lost()) note_lost(lease);
+    if (result.error() && result.error()->kind != ErrorKind::query) throw *result.error();
+    return result;
+}
+
+Result Pool::run(const AcquireRequest& request, std::string_view sql, const Parameter* parameters, std::size_t count, ResultFormat format, Nanos timeout) {
+    const LeaseHandle lease = acquire(request);
+    try {
+        Result result = execute(lease, sql, parameters, count, format, timeout);
+        release(lease);
+        return result;
+    } catch (...) {
+        release(lease);
+        throw;
+    }
+}
+
+Result Pool::drive(Operation& operation) {
+    bool saw_reset = false;
+    for (;;) {
+        const Need need = operation.resume(saw_reset);
+        if (need == Need::nothing) return operation.take_result();
+        try {
+            if (!wait_for(operation, need, saw_reset)) {
+                Connection& connection = *operation.lease().connection;
+                if (!connection.cancel_request()) keeper_.send_cancel(connection.make_cancel());
+                operation.fail(statement_timeout());
+            }
+        } catch (const Error& e) {
+            operation.fail(e);
+            return operation.take_result();
+        }
+        if (operation.is_done()) return operation.take_result();
+    }
+}
+
+// False at the deadline.
+bool Pool::wait_for(Operation& operation, Need need, bool& saw_reset) {
+    Lease& lease = operation.lease();
+    if (need == Need::replacement) {
+        Waiting waiting;
+        if (!ask_replacement(lease, waiting)) waiting.wait();
+        if (waiting.error) throw *waiting.error;
+        return true;
+    }
+    Connection& connection = *lease.connection;
+    if (need == Need::settle && !connection.is_busy()) return connection.cancel_request()->wait_until_sent(operation.deadline());
+    const std::uint32_t what = Poller::kRead | (need == Need::write ? Poller::kWrite : 0);
+    const std::uint32_t seen = wait_for_socket(connection.fd(), what, operation.deadline());
+    saw_reset = seen & Poller::kError;
+    return seen != 0;
+}
+
+Error Pool::statement_timeout() {
+    return {ErrorKind::statement_timeout, "the statement took longer than its timeout and is being cancelled. Suggestion: raise command_timeout or this call's timeout, or make the statement faster"};
+}
+
+void Pool::cancel(LeaseHandle handle) {
+    Lease& lease = find_lease(handle);
+    Locked locked(*this);
+    if (lease.handle.load() != handle || !lease.connection || !lease.in_use.load() || lease.foreign_cancel) return;
+    lease.foreign_cancel = std::make_shared<CancelRequest>(lease.connection->cancel_handle());
+    keeper_.send_cancel(lease.foreign_cancel);
+}
+
+// A request that another thread made has to be sent before this connection takes another statement.
+void Pool::adopt_foreign_cancel(Lease& lease) {
+    Locked locked(*this);
+    if (lease.foreign_cancel && lease.connection) lease.connection->adopt_cancel(std::move(lease.foreign_cancel));
+    lease.foreign_cancel.reset();
+}
+
+void Pool::note_lost(const Lease& lease) {
+    Locked locked(*this);
+    last_error_ = lease.connection->loss_message();
+    machine_.lost(lease.slot, monotonic_now());
+}
+
+pg_conn* Pool::raw_connection(LeaseHandle handle) {
+    Lease& lease = begin_use(handle);
+    const InUse in_use(lease);
+    Operation& operation = operation_of_thread();
+    operation.begin(lease, false, deadline_after(monotonic_now(), lease.patience));
+    const Result result = drive(operation);  // the raw connection is validated before anything else
+    if (result.error()) throw *result.error();
+    if (pg_conn* raw = lease.connection->raw()) return raw;
+    throw Error(ErrorKind::connection_lost, "the connection is lost: " + lease.connection->loss_message());
+}
+
+void Pool::release(LeaseHandle handle) {
+    Lease& lease = find_lease(handle);
+    if (lease.queue) return lease.queue->release(handle);
+    LeaseHandle expected = handle;
+    if (lease.in_use.exchange(true, std::memory_order_acquire))
+        throw Error(ErrorKind::busy, "a statement is under way on this lease in another thread. Suggestion: wait for it, or call pqpool_cancel, before releasing");
+    if (!lease.handle.compare_exchange_strong(expected, 0)) {
+        lease.in_use.store(false, std::memory_order_release);
+        find_lease(handle);  // throws
+    }
+    release_owned(lease);
+}
+
+// The caller has the lease to itself; its handle may still stand.
+void Pool::release_owned(Lease& lease) {
+    ReturnedConnection condition;
+    const Nanos now = monotonic_now();
+    if (Connection* connection = lease.connection.get()) {
+        condition.broken = connection->is_lost() || lease.hung_up.load(std::memory_order_relaxed) || !connection->end_raw();
+        condition.dirty = !condition.broken && connection->needs_cleaning();
+        condition.condemned = connection->is_condemned();
+        condition.queries = connection->queries();
+        if (!condition.broken && !condition.dirty) connection->end_lease(now);
+    }
+    Locked locked(*this);
+    const LeaseHandle handle = lease.generation << kLeaseIndexBits | lease.index;
+    lease.handle.store(0, std::memory_order_release);
+    lease.operation = nullptr;
+    if (log_.is_enabled(LogLevel::debug))
+        add_log(LogLevel::debug, "Connection released", LogContext().add("connection_id", name_of_connection(lease.slot)).add("held_duration_seconds", to_seconds(now - lease.leased_at)), handle);
+    if (!lease.connection) {
+        machine_.released_without_connection();
+    } else if (lease.aborted.load()) {
+        keeper_.close(std::move(lease.connection));  // its slot went with the shutdown
+        machine_.released_without_connection();
+    } else {
+        connections_[lease.slot.index] = std::move(lease.connection);
+        lease_of_slot_[lease.slot.index] = UINT32_MAX;
+        machine_.released(lease.slot, condition, now);
+    }
+    lease.queue = nullptr;
+    lease.in_use.store(false, std::memory_order_release);
+    free_leases_.push_back(lease.index);
+}
+
+void Pool::abandon_after_fork() {
+    remove_from_fork_register(*this);
+    for (auto& connection : connections_)
+        if (connection) connection->abandon_after_fork();
+    for (std::size_t i = 0; i < leases_.size(); i++)
+        if (leases_.at(i).connection) leases_.at(i).connection->abandon_after_fork();
+}
+
+// ---- the log ----
+
+std::string Pool::name_of_connection(SlotId slot) const {
+    return "conn-" + std::to_string(slot.index) + "." + std::to_string(slot.generation);
+}
+
+void Pool::add_log(LogLevel level, std::string message, LogContext context, LeaseHandle subject) {
+    if (log_.is_enabled(level)) lines_.push_back({level, std::move(message), std::move(context), subject});
+}
+
+void Pool::log_action(const Action& action) {
+    using Kind = Action::Kind;
+    const std::string available = std::to_string(machine_.live()) + "/" + std::to_string(machine_.max_size()) + " connections available";
+    LogContext context;
+    if (action.slot.valid()) context.add("connection_id", name_of_connection(action.slot));
+    LeaseHandle subject = 0;
+    if (action.slot.valid() && action.slot.index < lease_of_slot_.size() && lease_of_slot_[action.slot.index] != UINT32_MAX)
+        subject = leases_.at(lease_of_slot_[action.slot.index]).handle.load(std::memory_order_relaxed);
+    switch (action.kind) {
+        case Kind::initialized:
+            add_log(LogLevel::info, "Connection pool initialized: " + available, context.add("min_size", options_.min_size).add("max_size", machine_.max_size()));
+            break;
+        case Kind::init_failed: add_log(LogLevel::error, "Connection pool initialization failed: " + init_error_->message, context); break;
+        case Kind::log_recovered: add_log(LogLevel::info, "Connection pool recovered: " + available, context); break;
+        case Kind::log_unhealthy:
+            add_log(LogLevel::error, "Connection pool unhealthy: " + available + "; reconnecting. Check that PostgreSQL is running", context.add("last_error", last_error_));
+            break;
+        case Kind::log_retry:
+            add_log(LogLevel::warning, "Reconnection attempt " + std::to_string(action.count) + " failed; the next follows in " + seconds_text(action.duration) + " s",
+                    context.add("attempt", action.count).add("next_attempt_seconds", to_seconds(action.duration)).add("error", last_error_));
+            break;
+        case Kind::log_lost: add_log(LogLevel::warning, "Connection lost", context.add("reason", last_error_), subject); break;
+        case Kind::log_leak:
+            if (subject) {
+                const Lease& lease = *leases_.find(subject);
+                context.add("lease", static_cast<std::int64_t>(subject)).add("tag", lease.tag).add("last_statement", lease.last_statement.get());
+            }
+            add_log(LogLevel::warning, "Potential connection leak detected: " + name_of_connection(action.slot), context.add("held_duration_seconds", to_seconds(action.duration)), subject);
+            break;
+        case Kind::abort:
+            add_log(LogLevel::warning, "Connection closed by force: its lease was not released within the shutdown's timeout", context.add("held_duration_seconds", to_seconds(action.duration)), subject);
+            break;
+        case Kind::close:
+            add_log(action.reason == CloseReason::shutdown ? LogLevel::debug : LogLevel::info,
+                    action.reason == CloseReason::shutdown ? "Connection closed" : std::string("Connection recycled: ") + text_of(action.reason), context.add("reason", text_of(action.reason)));
+            break;
+        default: break;
+    }
+}
+
+}  // namespace pqpool
