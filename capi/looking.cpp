@@ -91,6 +91,16 @@ int32_t pqpool_calculate_health(const pqpool_statistics* statistics, int32_t sta
     });
 }
 
+int32_t pqpool_get_last_error(pqpool_pool* pool, char* text, size_t size) {
+    return guarded([&] {
+        if (size == 0) throw Error(ErrorKind::invalid_argument, "size must be at least 1");
+        const std::string error = pool_of(pool).last_error();
+        const auto length = std::min(error.size(), size - 1);
+        std::memcpy(&wanted(text, "text"), error.data(), length);
+        text[length] = '\0';
+    });
+}
+
 int32_t pqpool_get_state(pqpool_pool* pool, int32_t* state) {
     return guarded([&] { wanted(state, "state") = static_cast<int32_t>(pool_of(pool).state()); });
 }

@@ -123,7 +123,7 @@ void PoolMachine::bring_retry_forward(Nanos earliest) {
 
 void PoolMachine::give_up_initialization() {
     state_ = PoolState::terminated;
-    next_try_at_ = maintenance_at_ = kNever;
+    next_try_at_ = maintenance_at_ = leak_scan_at_ = kNever;
     fail_all_waiters(ErrorKind::initialization);
     close_all_but_leased(CloseReason::shutdown);
     emit(Action::Kind::init_failed);

@@ -348,6 +348,8 @@ PQPOOL_API int32_t pqpool_statistic_describe(int32_t index, pqpool_statistic_inf
 PQPOOL_API int32_t pqpool_get_health(pqpool_pool *pool, pqpool_health *health);
 /* The rule behind it, on its own. now_us: microseconds since 1970. *status: pqpool_health_status. */
 PQPOOL_API int32_t pqpool_calculate_health(const pqpool_statistics *statistics, int32_t state, int64_t min_size, int64_t now_us, int32_t *status);
+/* Writes what went wrong last with a connection, cut to size with its NUL; "" for nothing. */
+PQPOOL_API int32_t pqpool_get_last_error(pqpool_pool *pool, char *text, size_t size);
 PQPOOL_API int32_t pqpool_get_state(pqpool_pool *pool, int32_t *state);
 /* "healthy" for PQPOOL_STATE_HEALTHY; NULL for an unknown one. Static. */
 PQPOOL_API const char *pqpool_state_name(int32_t state);

@@ -1,5 +1,6 @@
-// What must be true of a PoolMachine whatever happens: a plain record of every slot, lease and waiter, kept from the machine's actions alone,
-// and compared with what the machine says about itself after each event. A violation throws, with the event's number.
+// What must be true of a PoolMachine whatever happens: a plain record of every slot, lease and waiter, kept from the
+// machine's actions alone, and compared with what the machine says about itself after each event. A violation throws,
+// with the event's number.
 #pragma once
 
 #include <algorithm>
@@ -16,10 +17,17 @@
 namespace pqpool {
 
 class MachineModel {
-public:
+  public:
     using Kind = Action::Kind;
 
-    enum class SlotState { opening, idle, leased, checking, cleaning, returned };  // returned: must be gone or elsewhere after this event
+    enum class SlotState {
+        opening,
+        idle,
+        leased,
+        checking,
+        cleaning,
+        returned
+    };  // returned: must be gone or elsewhere after this event
     struct Slot {
         SlotId id;
         SlotState state;
@@ -45,7 +53,11 @@ public:
     };
 
     MachineModel(PoolMachine& machine, const PoolMachine::Config& config)
-        : machine_(machine), min_size(config.min_size), max_size(config.max_size), allowed_(config.max_size), allowed_active_(config.max_size) {}
+        : machine_(machine),
+          min_size(config.min_size),
+          max_size(config.max_size),
+          allowed_(config.max_size),
+          allowed_active_(config.max_size) {}
 
     std::map<std::uint32_t, Slot> slots;
     std::map<std::int64_t, Lease> leases;
@@ -106,7 +118,8 @@ public:
                 slots[action.slot.index] = {action.slot, SlotState::opening};
                 break;
             case Kind::close:
-                must(slot_of(action.slot, "a slot is closed once").state != SlotState::leased || in_release_ == action.slot,
+                must(slot_of(action.slot, "a slot is closed once").state != SlotState::leased ||
+                         in_release_ == action.slot,
                      "a lease's connection is not closed under it");
                 forget(action.slot);
                 break;
@@ -125,44 +138,54 @@ public:
             }
             case Kind::grant: {
                 must(!paused, "nothing is granted in a pause");
-                must(!waiting.empty() && context_of(waiting.front().number) == action.context, "grants are first in, first out, one each");
+                must(!waiting.empty() && context_of(waiting.front().number) == action.context,
+                     "grants are first in, first out, one each");
                 const Waiting waiter = waiting.front();
                 waiting.pop_front();
-                must(waiter.deadline > now || waiter.deadline >= last_tick_, "a waiter past its deadline is failed by the tick");
+                must(waiter.deadline > now || waiter.deadline >= last_tick_,
+                     "a waiter past its deadline is failed by the tick");
                 grants++;
-                became_leased(action.slot, waiter.replaces >= 0 ? waiter.replaces : new_lease(), now, waiter.leak_limit);
+                became_leased(action.slot, waiter.replaces >= 0 ? waiter.replaces : new_lease(), now,
+                              waiter.leak_limit);
                 break;
             }
             case Kind::fail: {
-                const auto at = std::find_if(waiting.begin(), waiting.end(), [&](const Waiting& w) { return context_of(w.number) == action.context; });
+                const auto at = std::find_if(waiting.begin(), waiting.end(),
+                                             [&](const Waiting& w) { return context_of(w.number) == action.context; });
                 must(at != waiting.end(), "a failure is of one that waits");
                 if (action.error == ErrorKind::timeout) {
                     must(at->deadline <= now, "no waiter fails before its deadline");
                     timeouts++;
                 } else {
-                    must(shutting_down || action.error == ErrorKind::initialization, "waiters fail otherwise only at the end");
+                    must(shutting_down || action.error == ErrorKind::initialization,
+                         "waiters fail otherwise only at the end");
                 }
                 waiting.erase(at);
                 break;
             }
             case Kind::abort:
                 must(shutting_down, "only a shutdown aborts");
-                must(slot_of(action.slot, "an abort is of a slot that stands").state == SlotState::leased, "only leases are aborted");
+                must(slot_of(action.slot, "an abort is of a slot that stands").state == SlotState::leased,
+                     "only leases are aborted");
                 for (auto& [number, lease] : leases)
                     if (lease.has_connection && lease.slot == action.slot) lease.has_connection = false;
                 forget(action.slot);
                 break;
             case Kind::log_leak: {
-                must(slot_of(action.slot, "a leak is of a slot that stands").state == SlotState::leased, "only leases leak");
+                must(slot_of(action.slot, "a leak is of a slot that stands").state == SlotState::leased,
+                     "only leases leak");
                 for (auto& [number, lease] : leases) {
                     if (!lease.has_connection || !(lease.slot == action.slot)) continue;
                     must(!lease.leak_reported, "a leak is reported once");
-                    must(lease.leak_limit != kNever && now - lease.leased_at >= lease.leak_limit, "a leak is reported past its limit");
+                    must(lease.leak_limit != kNever && now - lease.leased_at >= lease.leak_limit,
+                         "a leak is reported past its limit");
                     lease.leak_reported = true;
                 }
                 break;
             }
-            case Kind::log_lost: slot_of(action.slot, "a loss is of a slot that stands"); break;
+            case Kind::log_lost:
+                slot_of(action.slot, "a loss is of a slot that stands");
+                break;
             case Kind::initialized:
                 must(!initialized, "the pool is initialized once");
                 initialized = true;
@@ -170,7 +193,8 @@ public:
             case Kind::init_failed:
                 must(!initialized, "initialization fails before it succeeds, or not");
                 init_failed = true;
-                for (const auto& [index, slot] : slots) must(slot.state == SlotState::leased, "a failed initialization leaves nothing");
+                for (const auto& [index, slot] : slots)
+                    must(slot.state == SlotState::leased, "a failed initialization leaves nothing");
                 must(waiting.empty(), "a failed initialization leaves no waiter");
                 break;
             case Kind::terminated:
@@ -178,9 +202,14 @@ public:
                 must(slots.empty() && waiting.empty(), "nothing is left at the end");
                 terminated = true;
                 break;
-            case Kind::log_retry: must(action.duration >= 0 && action.duration <= 18 * kSecond, "a retry is due within 16 s and jitter"); break;
-            case Kind::log_recovered: must(action.count >= min_size, "recovered means min_size connections"); break;
-            case Kind::log_unhealthy: break;
+            case Kind::log_retry:
+                must(action.duration >= 0 && action.duration <= 18 * kSecond, "a retry is due within 16 s and jitter");
+                break;
+            case Kind::log_recovered:
+                must(action.count >= min_size, "recovered means min_size connections");
+                break;
+            case Kind::log_unhealthy:
+                break;
         }
     }
 
@@ -205,11 +234,13 @@ public:
         must(s.opening_connections == opening + checking, "opening is what the pool has in its hands");
         must(s.cleaning_connections == cleaning, "cleaning is counted");
         must(s.live_connections == idle + leased + checking + cleaning - lost, "live is what is open and not lost");
-        must(s.connections_opened - s.connections_closed == idle + leased + checking + cleaning, "opened - closed = open");
+        must(s.connections_opened - s.connections_closed == idle + leased + checking + cleaning,
+             "opened - closed = open");
         must(s.waiting_requests == static_cast<std::int64_t>(waiting.size()), "waiting is who waits");
         must(s.total_acquisitions == acquisitions, "each lease is one acquisition");
         must(s.total_releases == releases, "each return is one release");
-        must(s.total_acquisitions - s.total_releases == static_cast<std::int64_t>(leases.size()), "acquisitions - releases = leases out");
+        must(s.total_acquisitions - s.total_releases == static_cast<std::int64_t>(leases.size()),
+             "acquisitions - releases = leases out");
         must(s.leases_out == static_cast<std::int64_t>(leases.size()), "leases out are counted");
         must(s.total_rejected == rejected && s.total_timeouts == timeouts, "refusals are counted");
         must(s.peak_active_connections >= s.active_connections, "peak >= active");
@@ -247,7 +278,7 @@ public:
     void releasing(SlotId slot) { in_release_ = slot; }
     void release_done() { in_release_ = {}; }
 
-private:
+  private:
     void forget(SlotId id) {
         slots.erase(id.index);
         past.push_back(id);
@@ -257,7 +288,8 @@ private:
         for (const auto& info : kStatisticList) {
             const char* at = reinterpret_cast<const char*>(&s) + info.offset;
             const bool real = info.type == StatisticType::ms;
-            const double value = real ? *reinterpret_cast<const double*>(at) : static_cast<double>(*reinterpret_cast<const std::int64_t*>(at));
+            const double value = real ? *reinterpret_cast<const double*>(at)
+                                      : static_cast<double>(*reinterpret_cast<const std::int64_t*>(at));
             if (value < 0 && std::string(info.name) != "latency_ms") violated(std::string(info.name) + " is negative");
         }
     }
@@ -267,10 +299,10 @@ private:
     Nanos last_tick_ = 0;
     std::int64_t next_lease_ = 0;
 
-public:
+  public:
     std::int64_t min_size, max_size;
 
-private:
+  private:
     std::int64_t allowed_, allowed_active_;
 };
 

@@ -28,7 +28,7 @@ inline constexpr ReturnedConnection kBroken{.broken = true};
 inline constexpr ReturnedConnection kDirty{.dirty = true};
 
 class Stage {
-public:
+  public:
     using Kind = Action::Kind;
     using Answer = AcquireAnswer::Kind;
 
@@ -139,7 +139,8 @@ public:
 
     std::vector<Action> all(Kind kind) const {
         std::vector<Action> found;
-        std::copy_if(seen.begin(), seen.end(), std::back_inserter(found), [&](const Action& a) { return a.kind == kind; });
+        std::copy_if(seen.begin(), seen.end(), std::back_inserter(found),
+                     [&](const Action& a) { return a.kind == kind; });
         return found;
     }
 
@@ -180,7 +181,7 @@ public:
         return s.connections_opened - s.connections_closed;
     }
 
-private:
+  private:
     struct Connect {
         SlotId slot;
         Nanos due;
@@ -213,7 +214,8 @@ private:
     void settle() {
         collect();
         while (next_connect() <= now) {
-            const SlotId slot = std::find_if(connects_.begin(), connects_.end(), [&](const Connect& c) { return c.due <= now; })->slot;
+            const SlotId slot =
+                std::find_if(connects_.begin(), connects_.end(), [&](const Connect& c) { return c.due <= now; })->slot;
             forget_connect(slot);
             if (server_up)
                 machine.opened(slot, kMillisecond, now);

@@ -36,7 +36,7 @@ std::string error_of_set(const char* name, const char* value) {
 
 // Environment variables for the length of a test; those that the options read are unset before.
 class Environment {
-public:
+  public:
     Environment() {
         unsetenv("DATABASE_URL");
         for (const auto& info : option_list()) unsetenv(variable(info.name).c_str());
@@ -53,7 +53,7 @@ public:
         return "POOL_" + name;
     }
 
-private:
+  private:
     std::map<std::string, std::string> set_;
 };
 
@@ -87,14 +87,17 @@ TEST_CASE("a_foreign_url_is_refused", "[options]") {
     CHECK_THAT(text, Contains("database_url must use postgresql"));
     CHECK_THAT(text, Contains("invalid://"));
     CHECK_THAT(text, Contains("Suggestion: "));
-    CHECK_THAT(problems_of([](Options& o) { o.database_url = "mysql+asyncpg://h/d"; }), Contains("database_url must use postgresql"));
-    CHECK_THAT(problems_of([](Options& o) { o.database_url = "nonsense"; }), Contains("database_url must use postgresql"));
+    CHECK_THAT(problems_of([](Options& o) { o.database_url = "mysql+asyncpg://h/d"; }),
+               Contains("database_url must use postgresql"));
+    CHECK_THAT(problems_of([](Options& o) { o.database_url = "nonsense"; }),
+               Contains("database_url must use postgresql"));
     CHECK_THAT(problems_of([](Options& o) { o.database_url = ""; }), Contains("database_url is required"));
 }
 
 TEST_CASE("each_form_of_database_url_is_accepted", "[options]") {
-    for (const char* url : {"postgresql://u:p@h:5432/d", "postgres://h/d", "postgresql+asyncpg://h/d", "postgresql+psycopg2://h/d",
-                            "postgres+any://h", "host=localhost dbname=app", "postgresql:///d?host=/tmp"})
+    for (const char* url :
+         {"postgresql://u:p@h:5432/d", "postgres://h/d", "postgresql+asyncpg://h/d", "postgresql+psycopg2://h/d",
+          "postgres+any://h", "host=localhost dbname=app", "postgresql:///d?host=/tmp"})
         CHECK(problems_of([&](Options& o) { o.database_url = url; }) == "");
 }
 
@@ -105,15 +108,21 @@ TEST_CASE("a_value_out_of_bounds_is_named_with_its_bound", "[options]") {
     CHECK_THAT(problems_of([](Options& o) { o.timeout = 600; }), Contains("600.0"));
     CHECK_THAT(problems_of([](Options& o) { o.timeout = 300; }), Contains("timeout must be less than 300.0 seconds"));
     CHECK_THAT(problems_of([](Options& o) { o.timeout = 0; }), Contains("timeout must be greater than 0.0"));
-    CHECK_THAT(problems_of([](Options& o) { o.command_timeout = 0; }), Contains("command_timeout must be greater than 0.0"));
+    CHECK_THAT(problems_of([](Options& o) { o.command_timeout = 0; }),
+               Contains("command_timeout must be greater than 0.0"));
     CHECK_THAT(problems_of([](Options& o) { o.max_queries = 999; }), Contains("max_queries must be at least 1000"));
-    CHECK_THAT(problems_of([](Options& o) { o.max_idle_time = 9.5; }), Contains("max_idle_time must be at least 10.0 seconds (got 9.5)"));
-    CHECK_THAT(problems_of([](Options& o) { o.max_connection_lifetime = 59; }), Contains("max_connection_lifetime must be at least 60.0"));
-    CHECK_THAT(problems_of([](Options& o) { o.leak_detection_timeout = -1; }), Contains("leak_detection_timeout must be at least 0.0"));
+    CHECK_THAT(problems_of([](Options& o) { o.max_idle_time = 9.5; }),
+               Contains("max_idle_time must be at least 10.0 seconds (got 9.5)"));
+    CHECK_THAT(problems_of([](Options& o) { o.max_connection_lifetime = 59; }),
+               Contains("max_connection_lifetime must be at least 60.0"));
+    CHECK_THAT(problems_of([](Options& o) { o.leak_detection_timeout = -1; }),
+               Contains("leak_detection_timeout must be at least 0.0"));
     CHECK_THAT(problems_of([](Options& o) { o.max_size = 10'001; }), Contains("max_size must be at most 10000"));
-    CHECK_THAT(problems_of([](Options& o) { o.validation = "sometimes"; }), Contains("validation must be one of always|blocking|idle|never"));
+    CHECK_THAT(problems_of([](Options& o) { o.validation = "sometimes"; }),
+               Contains("validation must be one of always|blocking|idle|never"));
     CHECK_THAT(problems_of([](Options& o) { o.timeout = std::nan(""); }), Contains("timeout must be a finite number"));
-    CHECK_THAT(problems_of([](Options& o) { o.max_idle_time = INFINITY; }), Contains("max_idle_time must be a finite number"));
+    CHECK_THAT(problems_of([](Options& o) { o.max_idle_time = INFINITY; }),
+               Contains("max_idle_time must be a finite number"));
 }
 
 TEST_CASE("values_on_their_bounds_are_accepted", "[options]") {
@@ -202,30 +211,66 @@ TEST_CASE("the_driver_suffix_is_dropped_for_libpq", "[options]") {
 
 TEST_CASE("a_masked_url_still_tells_where_it_leads", "[options]") {
     CHECK(mask_password("postgresql://u:p@h:5432/d") == "postgresql://u:***@h:5432/d");
-    CHECK(mask_password("postgresql+asyncpg://u:p@h:5432/d?sslmode=require") == "postgresql+asyncpg://u:***@h:5432/d?sslmode=require");
+    CHECK(mask_password("postgresql+asyncpg://u:p@h:5432/d?sslmode=require") ==
+          "postgresql+asyncpg://u:***@h:5432/d?sslmode=require");
     CHECK(mask_password("postgresql://h:5432/d?user=u&password=p&sslmode=require") ==
           "postgresql://h:5432/d?user=u&password=***&sslmode=require");
     CHECK(mask_password("host=h password=p user=u") == "host=h password=*** user=u");
     CHECK(mask_password("host=h password = 'a b' user=u") == "host=h password = *** user=u");
-    for (const char* plain : {"postgresql://u@h:5432/d", "postgresql://h1:5432,h2:5433/d", "postgresql://[::1]:5432/d", "host=h user=u", ""})
+    for (const char* plain : {"postgresql://u@h:5432/d", "postgresql://h1:5432,h2:5433/d", "postgresql://[::1]:5432/d",
+                              "host=h user=u", ""})
         CHECK(mask_password(plain) == plain);
 }
 
 TEST_CASE("a_password_never_survives_masking", "[options]") {
     // The letters z, y, x stand in no other part of these.
-    for (const char* conninfo :
-         {"postgresql://u:zyx@h/d", "postgresql+driver://u:zyx@h/d", "postgresql://:zyx@h/d", "postgresql://u:z:y@h/d", "postgresql://u:z@y@h/d",
-          "postgresql://u:z/y@h/d", "postgresql://u:z?y@h/d", "postgresql://u:z#y@h/d", "postgresql://u:z y@h/d", "postgresql://u:z\ny@h/d",
-          "postgresql://u:z&y@h/d", "postgresql://u%40corp:zyx@h/d", "postgresql://u@corp:zyx@h/d", "postgresql://u/v:zyx@h/d",
-          "postgresql://u:zyx@[::1]:5432/d", "postgresql://u:zyx@h1:1,h2:2/d", "postgresql://u:password=z&y@h/d",
-          "postgresql://u:z&password=y@h/d", "postgresql://u:z?password=y@h/d", "postgresql://h/d?password=zyx",
-          "postgresql://h/d?user=u&password=z@y", "postgresql://h/d?password=z y&user=u", "postgresql://h/d?password='z y'&user=u",
-          "postgresql://h/d?pass%77ord=zyx", "postgresql://h/d?PASSWORD=zyx", "postgresql://h/d?sslpassword=zyx&password=y",
-          "postgresql://u:z@h/d?password=y@x", "invalid://u:zyx@h", "u:zyx@h/d", "u:z@y@h/d?sslmode=require", "password=zyx", "password=z&y host=h",
-          "host=h password=z\\ y", "host=h password='z y'", "host=h password='z\\' y' user=u", "host=h password='z y", "host=h password = zyx",
-          "host=h password= zyx", "host=h\tpassword=zyx", "host=h\npassword=zyx", "PASSWORD=zyx", "sslpassword=zyx host=h",
-          "hostaddr=::1 password=z@y", "password=z://y:x@h", "dbname=postgresql://u:zyx@h/d password=y", "host='h'password=zyx",
-          "postgresql://u:zyx@h/d\n?password=y"}) {
+    for (const char* conninfo : {"postgresql://u:zyx@h/d",
+                                 "postgresql+driver://u:zyx@h/d",
+                                 "postgresql://:zyx@h/d",
+                                 "postgresql://u:z:y@h/d",
+                                 "postgresql://u:z@y@h/d",
+                                 "postgresql://u:z/y@h/d",
+                                 "postgresql://u:z?y@h/d",
+                                 "postgresql://u:z#y@h/d",
+                                 "postgresql://u:z y@h/d",
+                                 "postgresql://u:z\ny@h/d",
+                                 "postgresql://u:z&y@h/d",
+                                 "postgresql://u%40corp:zyx@h/d",
+                                 "postgresql://u@corp:zyx@h/d",
+                                 "postgresql://u/v:zyx@h/d",
+                                 "postgresql://u:zyx@[::1]:5432/d",
+                                 "postgresql://u:zyx@h1:1,h2:2/d",
+                                 "postgresql://u:password=z&y@h/d",
+                                 "postgresql://u:z&password=y@h/d",
+                                 "postgresql://u:z?password=y@h/d",
+                                 "postgresql://h/d?password=zyx",
+                                 "postgresql://h/d?user=u&password=z@y",
+                                 "postgresql://h/d?password=z y&user=u",
+                                 "postgresql://h/d?password='z y'&user=u",
+                                 "postgresql://h/d?pass%77ord=zyx",
+                                 "postgresql://h/d?PASSWORD=zyx",
+                                 "postgresql://h/d?sslpassword=zyx&password=y",
+                                 "postgresql://u:z@h/d?password=y@x",
+                                 "invalid://u:zyx@h",
+                                 "u:zyx@h/d",
+                                 "u:z@y@h/d?sslmode=require",
+                                 "password=zyx",
+                                 "password=z&y host=h",
+                                 "host=h password=z\\ y",
+                                 "host=h password='z y'",
+                                 "host=h password='z\\' y' user=u",
+                                 "host=h password='z y",
+                                 "host=h password = zyx",
+                                 "host=h password= zyx",
+                                 "host=h\tpassword=zyx",
+                                 "host=h\npassword=zyx",
+                                 "PASSWORD=zyx",
+                                 "sslpassword=zyx host=h",
+                                 "hostaddr=::1 password=z@y",
+                                 "password=z://y:x@h",
+                                 "dbname=postgresql://u:zyx@h/d password=y",
+                                 "host='h'password=zyx",
+                                 "postgresql://u:zyx@h/d\n?password=y"}) {
         const std::string masked = mask_password(conninfo);
         INFO(conninfo << " became " << masked);
         CHECK(masked.find_first_of("zyx") == std::string::npos);

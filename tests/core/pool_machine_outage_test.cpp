@@ -75,6 +75,21 @@ TEST_CASE("an_error_that_trying_again_cannot_cure_ends_initialization_at_once", 
     CHECK(stage.machine.state() == PoolState::terminated);
 }
 
+TEST_CASE("a_lease_given_out_before_initialization_failed_ends_at_its_release", "[machine][life]") {
+    Stage stage(sizes(2, 10));
+    stage.answers_connects = false;
+    stage.start();
+    const auto slots = stage.connecting();
+    stage.opened(slots[0]);
+    const SlotId held = stage.lease(10 * kSecond);
+    stage.open_failed(slots[1], true);
+    CHECK(stage.count(Kind::init_failed) == 1);
+    CHECK(stage.machine.is_leased(held));
+    CHECK(stage.machine.next_deadline() == kNever);
+    stage.release(held);
+    CHECK(stage.open_connections() == 0);
+}
+
 TEST_CASE("initialization_survives_a_server_that_comes_up_late", "[machine][life]") {
     Stage stage(sizes(2, 10));
     stage.server_up = false;
@@ -284,6 +299,30 @@ TEST_CASE("slow_acquires_of_an_outage_do_not_degrade_the_pool_after_it", "[machi
         stage.release(*stage.granted(caller));
     }
     CHECK(stage.statistics().waiting_requests == 0);
+    CHECK(stage.health() == Health::healthy);
+}
+
+TEST_CASE("what_was_slow_before_an_outage_or_during_initialization_is_forgotten", "[machine][life]") {
+    Stage stage(sizes(1, 1));
+    SECTION("before an outage") {
+        stage.start();
+        const SlotId slot = stage.lease();
+        stage.acquire(1);
+        stage.pass(kSecond);
+        stage.release(slot);
+        stage.release(*stage.granted(1));
+        CHECK(stage.health() == Health::degraded);
+        stop_server(stage);
+        stage.server_up = true;
+        stage.pass(2 * kSecond);
+    }
+    SECTION("during initialization") {
+        stage.connect_time = kSecond;
+        stage.start();
+        stage.acquire(1);
+        stage.pass(kSecond);
+        stage.release(*stage.granted(1));
+    }
     CHECK(stage.health() == Health::healthy);
 }
 

@@ -1,4 +1,5 @@
-// 100,000 random events in many short lives of pools of every size; all invariants of the machine are checked after each event.
+// 100,000 random events in many short lives of pools of every size; all invariants of the machine are checked after
+// each event.
 #include <catch2/catch.hpp>
 #include <random>
 
@@ -11,7 +12,7 @@ using SlotState = MachineModel::SlotState;
 namespace {
 
 class Life {
-public:
+  public:
     Life(std::uint32_t seed, int events) : random_(seed), config_(random_config(seed)), events_(events) {}
 
     int run() {
@@ -29,7 +30,7 @@ public:
     int done() const { return done_; }
     std::int64_t grants() const { return model_.grants; }
 
-private:
+  private:
     std::int64_t below(std::int64_t n) { return static_cast<std::int64_t>(random_() % static_cast<std::uint64_t>(n)); }
     bool chance(int percent) { return below(100) < percent; }
 
@@ -61,47 +62,69 @@ private:
     void random_event() {
         let_time_pass();
         const auto choice = below(100);
-        if (choice < 24) acquire();
-        else if (choice < 46) release();
-        else if (choice < 60) answer_open(chance(75));
-        else if (choice < 66) lose();
-        else if (choice < 70) replace();
-        else if (choice < 74) cancel();
-        else if (choice < 78) answer_check(chance(70));
-        else if (choice < 83) answer_clean(chance(80));
-        else if (choice < 93) tick();
-        else if (choice < 95) resize();
-        else if (choice < 96) machine_.drain(now_);
-        else if (choice < 98) pause_or_resume();
-        else if (choice < 99) machine_.health_asked(now_);
-        else late_event();
+        if (choice < 24)
+            acquire();
+        else if (choice < 46)
+            release();
+        else if (choice < 60)
+            answer_open(chance(75));
+        else if (choice < 66)
+            lose();
+        else if (choice < 70)
+            replace();
+        else if (choice < 74)
+            cancel();
+        else if (choice < 78)
+            answer_check(chance(70));
+        else if (choice < 83)
+            answer_clean(chance(80));
+        else if (choice < 93)
+            tick();
+        else if (choice < 95)
+            resize();
+        else if (choice < 96)
+            machine_.drain(now_);
+        else if (choice < 98)
+            pause_or_resume();
+        else if (choice < 99)
+            machine_.health_asked(now_);
+        else
+            late_event();
     }
 
     void let_time_pass() {
         const auto choice = below(1000);
         if (choice < 300) return;
-        if (choice < 700) now_ += below(200 * kMicrosecond);
-        else if (choice < 900) now_ += below(60 * kMillisecond);
-        else if (choice < 980) now_ += below(3 * kSecond);
-        else if (choice < 998) now_ += below(30 * kSecond);
-        else now_ += below(4000 * kSecond);
+        if (choice < 700)
+            now_ += below(200 * kMicrosecond);
+        else if (choice < 900)
+            now_ += below(60 * kMillisecond);
+        else if (choice < 980)
+            now_ += below(3 * kSecond);
+        else if (choice < 998)
+            now_ += below(30 * kSecond);
+        else
+            now_ += below(4000 * kSecond);
     }
 
     void acquire() {
         const Nanos deadline = chance(10) ? now_ : chance(10) ? kNever : now_ + below(20 * kSecond);
         const Nanos leak_limit = chance(30) ? kNever : below(10 * kSecond);
         const auto number = ++next_number_;
-        const bool full = config_.max_waiting > 0 && static_cast<std::int64_t>(model_.waiting.size()) >= config_.max_waiting;
+        const bool full =
+            config_.max_waiting > 0 && static_cast<std::int64_t>(model_.waiting.size()) >= config_.max_waiting;
         const auto answer = machine_.acquire(now_, deadline, leak_limit, MachineModel::context_of(number));
         if (answer.kind == Answer::waiting) model_.waiting.push_back({number, answer.waiter, deadline, leak_limit});
         if (answer.kind == Answer::refused) {
             if (model_.shutting_down || model_.init_failed) {
                 MachineModel::must(answer.error == ErrorKind::closed, "a pool that ends refuses as closed");
             } else if (deadline <= now_) {
-                MachineModel::must(answer.error == ErrorKind::timeout, "one that may not wait is refused with a timeout");
+                MachineModel::must(answer.error == ErrorKind::timeout,
+                                   "one that may not wait is refused with a timeout");
                 model_.timeouts++;
             } else {
-                MachineModel::must(answer.error == ErrorKind::too_many_requests && full, "only a full queue refuses one that may wait");
+                MachineModel::must(answer.error == ErrorKind::too_many_requests && full,
+                                   "only a full queue refuses one that may wait");
                 model_.rejected++;
             }
         }
@@ -121,7 +144,8 @@ private:
     }
 
     bool is_replacing(std::int64_t lease) const {
-        return std::any_of(model_.waiting.begin(), model_.waiting.end(), [&](const auto& waiter) { return waiter.replaces == lease; });
+        return std::any_of(model_.waiting.begin(), model_.waiting.end(),
+                           [&](const auto& waiter) { return waiter.replaces == lease; });
     }
 
     void release() {
@@ -131,11 +155,14 @@ private:
         model_.leases.erase(at);
         model_.releases++;
         if (!lease.has_connection) {  // its replacement failed, or it was aborted
-            if (chance(50)) machine_.released_without_connection();
-            else machine_.released(lease.slot, {}, now_);
+            if (chance(50))
+                machine_.released_without_connection();
+            else
+                machine_.released(lease.slot, {}, now_);
             return;
         }
-        ReturnedConnection condition{.broken = chance(10), .dirty = chance(25), .condemned = chance(4), .queries = below(1040)};
+        ReturnedConnection condition{
+            .broken = chance(10), .dirty = chance(25), .condemned = chance(4), .queries = below(1040)};
         auto& slot = model_.slot_of(lease.slot, "a lease has its slot");
         slot.state = condition.broken || slot.lost || condition.dirty ? SlotState::returned : SlotState::idle;
         model_.releasing(lease.slot);
@@ -154,7 +181,8 @@ private:
         at->second.has_connection = false;
         model_.releasing(dead);
         const auto answer = machine_.replace(dead, now_, deadline, MachineModel::context_of(waiter));
-        if (answer.kind == Answer::waiting) model_.waiting.push_front({waiter, answer.waiter, deadline, kNever, number});
+        if (answer.kind == Answer::waiting)
+            model_.waiting.push_front({waiter, answer.waiter, deadline, kNever, number});
         if (answer.kind == Answer::granted) {
             take_actions_until_close_of(dead);
             model_.became_leased(answer.slot, number, now_, kNever);
@@ -166,8 +194,9 @@ private:
     // What the pool does about the dead connection comes before the grant of the other one.
     void take_actions_until_close_of(SlotId dead) {
         auto& actions = machine_.actions();
-        const auto close =
-            std::find_if(actions.begin(), actions.end(), [&](const Action& a) { return a.kind == Action::Kind::close && a.slot == dead; });
+        const auto close = std::find_if(actions.begin(), actions.end(), [&](const Action& a) {
+            return a.kind == Action::Kind::close && a.slot == dead;
+        });
         MachineModel::must(close != actions.end(), "a replaced connection is closed");
         for (auto at = actions.begin(); at <= close; ++at) model_.take(*at, now_);
         actions.erase(actions.begin(), close + 1);
@@ -237,8 +266,10 @@ private:
 
     void pause_or_resume() {
         model_.paused = !model_.paused && chance(60);
-        if (model_.paused) machine_.pause(now_);
-        else machine_.resume(now_);
+        if (model_.paused)
+            machine_.pause(now_);
+        else
+            machine_.resume(now_);
     }
 
     // About slots that are gone: nothing may come of it.
@@ -255,7 +286,8 @@ private:
 
     // ---- phases ----
 
-    // The server is well, nobody does anything, time passes: what was missing is made up for, and nobody waits who could be served.
+    // The server is well, nobody does anything, time passes: what was missing is made up for, and nobody waits who
+    // could be served.
     void come_to_rest() {
         model_.paused = false;
         machine_.resume(now_);
@@ -268,7 +300,8 @@ private:
             settle();
             answer_clean(true);
             settle();
-            if (machine_.next_deadline() <= now_) tick();
+            if (machine_.next_deadline() <= now_)
+                tick();
             else if (model_.in_state(SlotState::opening).empty() && model_.in_state(SlotState::checking).empty() &&
                      model_.in_state(SlotState::cleaning).empty())
                 now_ = std::min(end, machine_.next_deadline());
@@ -280,7 +313,8 @@ private:
         MachineModel::must(full || s.live_connections >= model_.min_size, "a pool at rest has min_size connections");
         MachineModel::must(full || model_.waiting.empty(), "nobody waits while there is room");
         if (s.live_connections >= model_.min_size)
-            MachineModel::must(machine_.state() == PoolState::healthy, "a pool at rest with min_size connections is healthy");
+            MachineModel::must(machine_.state() == PoolState::healthy,
+                               "a pool at rest with min_size connections is healthy");
     }
 
     void finish() {
@@ -294,10 +328,14 @@ private:
         for (int i = 0; i < 20; i++) {
             let_time_pass();
             if (now_ >= deadline) break;
-            if (chance(20)) acquire();
-            else if (chance(20)) replace();
-            else if (chance(20)) lose();
-            else release();
+            if (chance(20))
+                acquire();
+            else if (chance(20))
+                replace();
+            else if (chance(20))
+                lose();
+            else
+                release();
             settle();
         }
         now_ = std::max(now_, deadline);
@@ -308,7 +346,8 @@ private:
         MachineModel::must(model_.slots.empty(), "no slot is left");
         Statistics s;
         machine_.fill_statistics(s, now_, 0);
-        MachineModel::must(s.total_connections == 0 && s.leases_out == 0 && s.waiting_requests == 0, "everything is at zero");
+        MachineModel::must(s.total_connections == 0 && s.leases_out == 0 && s.waiting_requests == 0,
+                           "everything is at zero");
         MachineModel::must(s.connections_opened == s.connections_closed, "everything that was opened was closed");
         MachineModel::must(machine_.next_deadline() == kNever, "nothing is due any more");
     }

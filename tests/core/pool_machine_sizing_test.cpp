@@ -11,7 +11,8 @@ using Answer = AcquireAnswer::Kind;
 
 namespace {
 
-// How many are open at once for a request that waits, before anybody is served by them. Raised while requests keep waiting.
+// How many are open at once for a request that waits, before anybody is served by them. Raised while requests keep
+// waiting.
 constexpr std::int64_t kMostAtOnceForWaiters = 3;
 
 // `count` requests at once, each of which holds its connection for `hold`.
@@ -25,7 +26,8 @@ void run_burst(Stage& stage, std::uintptr_t count, Nanos hold) {
     while (done < count) {
         for (const auto& grant : stage.all(Kind::grant)) ends.emplace(stage.now + hold, grant.slot);
         stage.forget();
-        const Nanos next = ends.empty() ? stage.now + kMillisecond : std::min(ends.begin()->first, stage.now + kMillisecond);
+        const Nanos next =
+            ends.empty() ? stage.now + kMillisecond : std::min(ends.begin()->first, stage.now + kMillisecond);
         stage.pass(next - stage.now);
         while (!ends.empty() && ends.begin()->first <= stage.now) {
             const SlotId slot = ends.begin()->second;
@@ -74,6 +76,18 @@ TEST_CASE("requests_that_go_on_waiting_make_the_pool_grow_faster_up_to_max_size"
     CHECK(stage.statistics().waiting_requests == 12);
 }
 
+TEST_CASE("growth_begins_with_one_again_once_nobody_waits", "[machine][sizing]") {
+    Stage stage(sizes(2, 4));
+    stage.start();
+    stage.connect_time = 10 * kMillisecond;
+    run_burst(stage, 40, 50 * kMillisecond);
+    REQUIRE(stage.statistics().idle_connections == 4);
+    stage.pass(61 * kSecond);
+    stage.lease_all(2);
+    for (std::uintptr_t caller = 1; caller <= 5; caller++) stage.acquire(caller);
+    CHECK(stage.connecting().size() == 1);
+}
+
 TEST_CASE("a_spike_of_short_jobs_ends_with_few_connections", "[machine][sizing]") {
     // psycopg_pool's figures: 50 jobs of 2 ms, a connect takes 150 ms, from 5 connections to under 7.
     const auto min_size = GENERATE(2, 5);
@@ -97,15 +111,23 @@ TEST_CASE("a_hundred_jobs_on_ten_connections_all_run", "[machine][sizing]") {
     CHECK(stage.statistics().waiting_requests == 0);
 }
 
+TEST_CASE("an_overload_that_subsides_leaves_a_pool_that_serves_at_once", "[machine][sizing]") {
+    Stage stage(sizes(2, 10));
+    stage.start();
+    stage.connect_time = 5 * kMillisecond;
+    run_burst(stage, 2000, 3 * kMillisecond);
+    CHECK(stage.statistics().waiting_requests == 0);
+    CHECK(stage.statistics().idle_connections == stage.statistics().total_connections);
+    CHECK(stage.acquire(0, 0).kind == Answer::granted);
+}
+
 TEST_CASE("idle_connections_above_min_are_closed_after_max_idle_time", "[machine][sizing]") {
     Stage stage(sizes(2, 6));
     stage.start();
-    for (std::uintptr_t caller = 1; caller <= 6; caller++) stage.acquire(caller);
-    REQUIRE(stage.statistics().active_connections == 6);
-    std::vector<SlotId> held = stage.lease_all(0);
-    for (std::uintptr_t caller = 1; caller <= 6; caller++)
-        if (const auto slot = stage.granted(caller)) stage.release(*slot);
-    CHECK(stage.statistics().idle_connections == 4);
+    stage.lease_all(2);
+    for (std::uintptr_t caller = 1; caller <= 4; caller++) stage.acquire(caller);
+    for (std::uintptr_t caller = 1; caller <= 4; caller++) stage.release(stage.granted(caller).value());
+    REQUIRE(stage.statistics().idle_connections == 4);
 
     stage.pass(60 * kSecond - 1);
     CHECK(stage.closes(CloseReason::max_idle_time) == 0);
@@ -200,6 +222,15 @@ TEST_CASE("a_life_ends_on_time_however_the_connection_came_to_be_idle", "[machin
     stage.pass(3601 * kSecond);
     CHECK(stage.closes(CloseReason::max_lifetime) >= 1);
     CHECK(stage.statistics().idle_connections == 1);
+}
+
+TEST_CASE("the_last_seconds_of_a_life_do_not_wake_the_pool_at_each_release", "[machine][sizing]") {
+    Stage stage(sizes(1, 1));
+    stage.start();
+    const SlotId slot = stage.lease();
+    while (stage.machine.next_deadline() != kNever) stage.pass(stage.machine.next_deadline() - stage.now);
+    stage.release(slot);
+    CHECK(stage.machine.next_deadline() > stage.now + kSecond);
 }
 
 TEST_CASE("a_connection_near_max_queries_is_replaced_before_it_is_missed", "[machine][sizing]") {

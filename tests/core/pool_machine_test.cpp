@@ -187,7 +187,7 @@ TEST_CASE("a_connection_lost_in_a_lease_is_closed_at_its_release", "[machine]") 
     const SlotId slot = stage.lease();
     stage.lose(slot);
     CHECK(stage.count(Kind::log_lost) == 1);
-    CHECK(stage.count(Kind::close) == 0);  // its owner may still be reading from it
+    CHECK(stage.count(Kind::close) == 0);             // its owner may still be reading from it
     CHECK(stage.statistics().live_connections == 2);  // the pool has not waited with the replacement
     CHECK(stage.statistics().connections_lost == 1);
 

@@ -79,7 +79,8 @@ TEST_CASE("the_list_of_statistics_names_the_documents_fields", "[statistics]") {
     }
     CHECK(offsets.size() == std::size(kStatisticList));
     for (const char* name :
-         {"total_connections", "idle_connections", "active_connections", "waiting_requests", "total_acquisitions", "total_releases",
-          "avg_acquisition_time_ms", "peak_active_connections", "peak_wait_time_ms", "pool_created_at", "last_health_check", "last_error_time"})
+         {"total_connections", "idle_connections", "active_connections", "waiting_requests", "total_acquisitions",
+          "total_releases", "avg_acquisition_time_ms", "peak_active_connections", "peak_wait_time_ms",
+          "pool_created_at", "last_health_check", "last_error_time"})
         CHECK(names.count(name) == 1);
 }

@@ -1,0 +1,91 @@
+// A strong reference to a Python object, and what the files of the module share. All of it needs the GIL.
+#pragma once
+
+#include <Python.h>
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "pqpool.h"
+
+namespace pqpool_python {
+
+class Ref {
+public:
+    Ref() = default;
+    static Ref steal(PyObject* object) {
+        Ref ref;
+        ref.object_ = object;
+        return ref;
+    }
+    static Ref borrow(PyObject* object) {
+        Py_XINCREF(object);
+        return steal(object);
+    }
+    ~Ref() { Py_XDECREF(object_); }
+    Ref(Ref&& other) noexcept : object_(std::exchange(other.object_, nullptr)) {}
+    Ref& operator=(Ref&& other) noexcept {
+        PyObject* old = std::exchange(object_, std::exchange(other.object_, nullptr));
+        Py_XDECREF(old);
+        return *this;
+    }
+    Ref(const Ref&) = delete;
+
+    PyObject* get() const { return object_; }
+    PyObject* release() { return std::exchange(object_, nullptr); }
+    explicit operator bool() const { return object_ != nullptr; }
+
+private:
+    PyObject* object_ = nullptr;
+};
+
+// ---- errors: pqpool.exceptions.make_error builds every one ----
+
+// Sets the Python error for a status of this thread's last call. Always nullptr.
+PyObject* raise_last_error(int32_t status);
+Ref error_of_result(int32_t status, const pqpool_result* result);
+PyObject* raise_error(const char* kind, const std::string& message);
+
+// ---- records ----
+
+bool add_record_type(PyObject* module);
+// What the rows of one result share: the names, and where each stands.
+Ref make_record_shape(const pqpool_result* result);
+Ref make_record(PyObject* shape, Py_ssize_t size);  // its items are still empty
+void set_record_item(PyObject* record, Py_ssize_t index, Ref item);
+
+// ---- values ----
+
+bool prepare_conversions();
+// The value of one cell; an empty Ref with a Python error set where it cannot be had.
+Ref decode(const pqpool_result* result, int32_t row, int32_t column);
+
+// A statement's parameters as the C interface takes them, types following the Python values. Reused, it allocates nothing.
+class Parameters {
+public:
+    bool assign(PyObject* const* values, Py_ssize_t count);  // false with a Python error set
+    const pqpool_parameter* data() const { return parameters_.data(); }
+    std::size_t size() const { return parameters_.size(); }
+
+private:
+    bool add(PyObject* value, Py_ssize_t number);
+    void add_binary(uint32_t type, const void* bytes, std::size_t length);
+    void add_text(uint32_t type, const char* text, std::size_t length);
+
+    struct Piece {
+        uint32_t type;
+        bool binary, null;
+        std::size_t offset, length;
+    };
+    std::vector<Piece> pieces_;
+    std::string bytes_;
+    std::vector<pqpool_parameter> parameters_;
+};
+
+// ---- the event loop's side ----
+
+bool add_driver_types(PyObject* module);
+
+}  // namespace pqpool_python
