@@ -3,124 +3,22 @@
 // The loop watches the driver's one descriptor; drain() then reads every ready socket, decodes, and resolves all the futures it can. acquire, execute
 // and release are plain calls in between: no thread is crossed and no task is switched where nothing has to be waited for. These are the hot paths of the
 // package, so both types are written against Python's C interface.
-#include "driver.hpp"
-
-#include <structmember.h>
-
-#include <array>
+#include "driver_types.hpp"
 
 namespace pqpool_python {
 
-namespace {
+PyTypeObject* driver_type = nullptr;
+PyCodeObject* end_of_stack = nullptr;
 
-constexpr int kStackDepth = 8;
-
-// Who acquired, as (code, instruction) pairs: cheap to take, and turned into text only when somebody reads it.
-class Stack {
-public:
-    Stack() = default;
-    Stack(Stack&& other) noexcept { swap(other); }
-    ~Stack() { clear(); }
-    void swap(Stack& other) noexcept {
-        std::swap(frames_, other.frames_);
-        std::swap(depth_, other.depth_);
-    }
-    void take() {
-        PyFrameObject* frame = PyEval_GetFrame();
-        Py_XINCREF(frame);
-        while (frame && depth_ < kStackDepth) {
-            frames_[depth_++] = {PyFrame_GetCode(frame), PyFrame_GetLasti(frame)};
-            PyFrameObject* caller = PyFrame_GetBack(frame);
-            Py_DECREF(frame);
-            frame = caller;
-        }
-        Py_XDECREF(frame);
-    }
-    void clear() {
-        while (depth_ > 0) Py_DECREF(frames_[--depth_].code);
-    }
-    PyObject* lines() const {  // [(file, line, function), …], innermost first
-        PyObject* list = PyList_New(depth_);
-        for (int i = 0; list && i < depth_; i++) {
-            PyCodeObject* code = frames_[i].code;
-            PyObject* line = Py_BuildValue("(OiO)", code->co_filename, PyCode_Addr2Line(code, frames_[i].instruction), code->co_qualname);
-            if (!line) Py_CLEAR(list);
-            else PyList_SET_ITEM(list, i, line);
-        }
-        return list;
-    }
-
-private:
-    struct Frame {
-        PyCodeObject* code;
-        int instruction;
-    };
-    std::array<Frame, kStackDepth> frames_;
-    int depth_ = 0;
-};
-
-enum class Mode : int { value = 0, row = 1, rows = 2, tag = 3, nothing = 4, acquire = 5 };
-
-// A submitted request and the future that waits for it.
-struct Pending {
-    PyObject* future = nullptr;
-    PyObject* lease = nullptr;  // of a statement
-    Mode mode = Mode::nothing;
-    int column = 0;
-    uint64_t id = 0;
-    Stack stack;
-    Pending* next_free = nullptr;
-};
-
-struct Lease;
-
-struct Driver {
-    PyObject_HEAD
-    std::shared_ptr<PoolHandle> pool;
-    pqpool_queue* queue;
-    PyObject* create_future;
-    PyObject* lease_type;  // what acquire gives: a subclass of Lease
-    PyObject* on_log;
-    Lease* leases;  // those out, for the holders' stacks
-    Pending* free_pending;
-    Parameters parameters;
-    bool keeps_stacks;
-    bool follows_log;
-};
-
-struct Lease {
-    PyObject_HEAD
-    Driver* driver;
-    pqpool_lease handle;
-    uint64_t operation;  // the statement under way, or 0
-    bool released;
-    Stack stack;
-    Lease *previous, *next;
-};
-
-PyTypeObject *driver_type = nullptr, *lease_type = nullptr;
-PyObject *set_result_name, *set_exception_name, *done_name;
-
-Driver* driver_of(PyObject* self) { return reinterpret_cast<Driver*>(self); }
-Lease* lease_of(PyObject* self) { return reinterpret_cast<Lease*>(self); }
-
-void link(Lease* lease) {
-    lease->previous = nullptr;
-    lease->next = lease->driver->leases;
-    if (lease->next) lease->next->previous = lease;
-    lease->driver->leases = lease;
-}
-
-void unlink(Lease* lease) {
-    if (lease->next) lease->next->previous = lease->previous;
-    (lease->previous ? lease->previous->next : lease->driver->leases) = lease->next;
-    lease->previous = lease->next = nullptr;
+static Pending* unused_pending(Driver* driver) {
+    Pending* pending = driver->free_pending;
+    if (!pending) return new Pending;
+    driver->free_pending = pending->next_free;
+    return pending;
 }
 
 Pending* new_pending(Driver* driver, Mode mode) {
-    Pending* pending = driver->free_pending;
-    if (pending) driver->free_pending = pending->next_free;
-    else pending = new Pending;
+    Pending* pending = unused_pending(driver);
     pending->mode = mode;
     pending->future = PyObject_CallNoArgs(driver->create_future);
     return pending;
@@ -134,18 +32,9 @@ void free_pending(Driver* driver, Pending* pending) {
     driver->free_pending = pending;
 }
 
-Ref new_lease(Driver* driver, pqpool_lease handle, Stack& stack) {
-    auto* type = reinterpret_cast<PyTypeObject*>(driver->lease_type);
-    Lease* lease = lease_of(type->tp_alloc(type, 0));
-    if (!lease) return {};
-    new (&lease->stack) Stack;
-    lease->stack.swap(stack);
-    lease->driver = reinterpret_cast<Driver*>(Py_NewRef(reinterpret_cast<PyObject*>(driver)));
-    lease->handle = handle;
-    lease->released = false;
-    link(lease);
-    return Ref::steal(reinterpret_cast<PyObject*>(lease));
-}
+namespace {
+
+PyObject *set_result_name, *set_exception_name, *done_name;
 
 // The result in the form that the statement's method gives.
 Ref convert(const pqpool_result* result, Mode mode, int column) {
@@ -215,6 +104,8 @@ bool resolve(Driver* driver, Pending* pending, const pqpool_completion& completi
     return static_cast<bool>(set);
 }
 
+}  // namespace
+
 bool take_completions(Driver* driver) {
     pqpool_completion completion{};
     completion.struct_size = sizeof completion;
@@ -231,6 +122,50 @@ bool take_completions(Driver* driver) {
     }
 }
 
+bool is_open(Driver* driver) {
+    if (driver->queue) return true;
+    raise_error("closed", "the event loop's side of the pool is closed");
+    return false;
+}
+
+int64_t ms_of(PyObject* seconds, bool& good) {
+    if (seconds == Py_None) return PQPOOL_DEFAULT;
+    const double value = PyFloat_AsDouble(seconds);
+    if (value == -1.0 && PyErr_Occurred()) good = false;
+    else if (!(value >= 0)) good = false, raise_error("invalid_argument", "a timeout must be a number of seconds >= 0, or None for the pool's option");
+    return value > 9e15 ? PQPOOL_NO_LIMIT : static_cast<int64_t>(value * 1e3 + 0.999);
+}
+
+Acquired acquire(Driver* driver, PyObject* timeout, PyObject* leak_timeout) {
+    bool good = is_open(driver);
+    pqpool_acquire_options options = PQPOOL_ACQUIRE_OPTIONS_INIT;
+    if (good) options.timeout_ms = ms_of(timeout, good);
+    if (good) options.leak_timeout_ms = ms_of(leak_timeout, good);
+    if (!good) return {};
+    Stack stack;
+    if (driver->keeps_stacks) stack.take();
+    Pending* pending = unused_pending(driver);
+    uint64_t id = 0;
+    pqpool_lease handle = 0;
+    const int32_t status = pqpool_acquire_async(driver->queue, &options, pending, &id, &handle);
+    Acquired acquired;
+    if (status != PQPOOL_OK || handle != 0) {
+        free_pending(driver, pending);
+        if (status != PQPOOL_OK) raise_last_error(status);
+        else acquired.lease = new_lease(driver, handle, stack);
+        return acquired;
+    }
+    pending->mode = Mode::acquire;
+    pending->id = acquired.id = id;
+    pending->stack.swap(stack);
+    pending->future = PyObject_CallNoArgs(driver->create_future);
+    acquired.future = Ref::borrow(pending->future);
+    if (acquired.future && !take_completions(driver)) acquired.future = Ref();
+    return acquired;
+}
+
+namespace {
+
 bool take_log(Driver* driver) {
     pqpool_log_line line{};
     line.struct_size = sizeof line;
@@ -241,12 +176,6 @@ bool take_log(Driver* driver) {
                                                           static_cast<unsigned long long>(line.lease)));
         if (!done) return false;
     }
-}
-
-bool is_open(Driver* driver) {
-    if (driver->queue) return true;
-    raise_error("closed", "the event loop's side of the pool is closed");
-    return false;
 }
 
 // ---- Driver ----
@@ -310,47 +239,6 @@ int driver_traverse(PyObject* object, visitproc visit, void* arg) {
     Py_VISIT(self->lease_type);
     Py_VISIT(self->on_log);
     return 0;
-}
-
-int64_t ms_of(PyObject* seconds, bool& good) {  // None: the option's
-    if (seconds == Py_None) return PQPOOL_DEFAULT;
-    const double value = PyFloat_AsDouble(seconds);
-    if (value == -1.0 && PyErr_Occurred()) good = false;
-    else if (!(value >= 0)) good = false, raise_error("invalid_argument", "a timeout must be a number of seconds >= 0, or None for the pool's option");
-    return value > 9e15 ? PQPOOL_NO_LIMIT : static_cast<int64_t>(value * 1e3 + 0.999);
-}
-
-// acquire(timeout, leak_timeout) -> Lease, or (future of a Lease, id) where one has to be waited for
-PyObject* driver_acquire(PyObject* object, PyObject* const* args, Py_ssize_t count) {
-    Driver* self = driver_of(object);
-    if (count != 2) return PyErr_SetString(PyExc_TypeError, "acquire takes timeout and leak_timeout"), nullptr;
-    if (!is_open(self)) return nullptr;
-    bool good = true;
-    pqpool_acquire_options options = PQPOOL_ACQUIRE_OPTIONS_INIT;
-    options.timeout_ms = ms_of(args[0], good);
-    options.leak_timeout_ms = ms_of(args[1], good);
-    if (!good) return nullptr;
-    Stack stack;
-    if (self->keeps_stacks) stack.take();
-    Pending* pending = nullptr;
-    uint64_t id = 0;
-    pqpool_lease handle = 0;
-    pending = self->free_pending ? self->free_pending : new Pending;  // its future is made only if it is needed
-    self->free_pending = pending->next_free;
-    const int32_t status = pqpool_acquire_async(self->queue, &options, pending, &id, &handle);
-    if (status != PQPOOL_OK || handle != 0) {
-        pending->next_free = self->free_pending;
-        self->free_pending = pending;
-        return status != PQPOOL_OK ? raise_last_error(status) : new_lease(self, handle, stack).release();
-    }
-    pending->mode = Mode::acquire;
-    pending->id = id;
-    pending->stack.swap(stack);
-    pending->future = PyObject_CallNoArgs(self->create_future);
-    if (!pending->future) return nullptr;
-    const Ref future = Ref::borrow(pending->future);
-    if (!take_completions(self)) return nullptr;
-    return Py_BuildValue("(OK)", future.get(), static_cast<unsigned long long>(id));
 }
 
 PyObject* driver_cancel(PyObject* object, PyObject* id) {
@@ -422,7 +310,6 @@ PyObject* driver_leases(PyObject* object, PyObject*) {
 }
 
 PyMethodDef driver_methods[] = {
-    {"acquire", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(driver_acquire)), METH_FASTCALL, "acquire(timeout, leak_timeout): a Lease, or (future, id) where one has to be waited for."},
     {"cancel", driver_cancel, METH_O, "cancel(id): True where the request was still waiting."},
     {"drain", driver_drain, METH_NOARGS, "Reads every ready socket and resolves the futures whose answers are there."},
     {"await_open", driver_await_open, METH_NOARGS, "A future that ends when min_size connections stand."},
@@ -435,166 +322,25 @@ PyMethodDef driver_methods[] = {
     {nullptr, nullptr, 0, nullptr},
 };
 
-// ---- Lease ----
-
-void release_without_error(Lease* self) {
-    if (std::exchange(self->released, true)) return;
-    unlink(self);
-    // After the driver's close the queue has released it.
-    if (self->driver->queue) pqpool_release(self->driver->pool->pool, self->handle);
-}
-
-int lease_clear(PyObject*) { return 0; }
-
-int lease_traverse(PyObject* object, visitproc visit, void* arg) {
-    Py_VISIT(Py_TYPE(object));
-    Py_VISIT(reinterpret_cast<PyObject*>(lease_of(object)->driver));
-    return 0;
-}
-
-void lease_finalize(PyObject* object) {
-    Lease* self = lease_of(object);
-    if (!self->driver || self->released) return;
-    PyObject *type, *value, *trace;
-    PyErr_Fetch(&type, &value, &trace);
-    const Driver* driver = self->driver;
-    release_without_error(self);
-    if (driver->queue && PyErr_ResourceWarning(nullptr, 1, "a pqpool connection was never released; it went back to the pool when it was collected") != 0)
-        PyErr_WriteUnraisable(nullptr);
-    PyErr_Restore(type, value, trace);
-}
-
-void lease_dealloc(PyObject* object) {
-    if (PyObject_CallFinalizerFromDealloc(object) != 0) return;
-    Lease* self = lease_of(object);
-    PyTypeObject* type = Py_TYPE(object);
-    PyObject_GC_UnTrack(object);
-    if (self->driver) {
-        self->stack.~Stack();
-        Py_DECREF(reinterpret_cast<PyObject*>(self->driver));
-    }
-    type->tp_free(object);
-    Py_DECREF(type);
-}
-
-bool is_usable(Lease* self) {
-    if (!self->released) return true;
-    raise_error("released", "the connection was released already. Suggestion: acquire a new one; a connection may not be kept beyond its release");
-    return false;
-}
-
-// _run(mode, query, args, column, timeout) -> future
-PyObject* lease_run(PyObject* object, PyObject* const* args, Py_ssize_t count) {
-    Lease* self = lease_of(object);
-    if (count != 5 || !PyTuple_Check(args[2])) return PyErr_SetString(PyExc_TypeError, "_run takes mode, query, args (a tuple), column and timeout"), nullptr;
-    if (!is_usable(self) || !is_open(self->driver)) return nullptr;
-    Driver* driver = self->driver;
-    if (!PyUnicode_Check(args[1])) return raise_error("invalid_argument", std::string("the query must be a str (got ") + Py_TYPE(args[1])->tp_name + ")");
-    Py_ssize_t length;
-    bool good = true;
-    pqpool_statement statement = PQPOOL_STATEMENT_INIT(PyUnicode_AsUTF8AndSize(args[1], &length));
-    if (!statement.sql) return nullptr;
-    if (static_cast<std::size_t>(length) != std::char_traits<char>::length(statement.sql))
-        return raise_error("invalid_argument", "the query holds a NUL character");
-    if (!driver->parameters.assign(&PyTuple_GET_ITEM(args[2], 0), PyTuple_GET_SIZE(args[2]))) return nullptr;
-    statement.result_format = PQPOOL_AUTOMATIC;
-    statement.parameters = driver->parameters.data();
-    statement.parameter_count = driver->parameters.size();
-    statement.timeout_ms = ms_of(args[4], good);
-    const auto mode = static_cast<Mode>(PyLong_AsLong(args[0]));
-    const long column = PyLong_AsLong(args[3]);
-    if (!good || PyErr_Occurred()) return nullptr;
-    Pending* pending = new_pending(driver, mode);
-    if (!pending->future) return free_pending(driver, pending), nullptr;
-    pending->column = static_cast<int>(column);
-    pending->lease = Py_NewRef(object);
-    const int32_t status = pqpool_execute_async(driver->queue, self->handle, &statement, pending, &pending->id);
-    if (status != PQPOOL_OK) {
-        free_pending(driver, pending);
-        return raise_last_error(status);
-    }
-    self->operation = pending->id;
-    const Ref future = Ref::borrow(pending->future);
-    return take_completions(driver) ? Py_NewRef(future.get()) : nullptr;
-}
-
-// _cancel(): the statement under way is cancelled on the server; the lease stays usable
-PyObject* lease_cancel(PyObject* object, PyObject*) {
-    Lease* self = lease_of(object);
-    if (self->released || self->operation == 0 || !self->driver->queue) Py_RETURN_FALSE;
-    int32_t cancelled = 0;
-    const int32_t status = pqpool_queue_cancel(self->driver->queue, self->operation, &cancelled);
-    if (status != PQPOOL_OK) return raise_last_error(status);
-    return take_completions(self->driver) ? PyBool_FromLong(cancelled) : nullptr;
-}
-
-PyObject* lease_release(PyObject* object, PyObject*) {
-    Lease* self = lease_of(object);
-    if (!is_usable(self)) return nullptr;
-    self->released = true;
-    unlink(self);
-    Driver* driver = self->driver;
-    if (!driver->queue) Py_RETURN_NONE;  // the driver's close has released it
-    if (const int32_t status = pqpool_release(driver->pool->pool, self->handle); status != PQPOOL_OK) return raise_last_error(status);
-    // A waiter of this loop may have it already. From another thread, the loop's own takes care of that.
-    if (!take_completions(driver)) {
-        if (!PyErr_ExceptionMatches(PyExc_ValueError)) return nullptr;
-        PyErr_Clear();
-    }
-    Py_RETURN_NONE;
-}
-
-PyObject* lease_stack(PyObject* object, PyObject*) { return lease_of(object)->stack.lines(); }
-
-PyMethodDef lease_methods[] = {
-    {"_run", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(lease_run)), METH_FASTCALL, "_run(mode, query, args, column, timeout): a future."},
-    {"_cancel", lease_cancel, METH_NOARGS, "Cancels the statement under way; True where there was one."},
-    {"_release", lease_release, METH_NOARGS, "Gives the connection back."},
-    {"_stack", lease_stack, METH_NOARGS, "Who acquired it: (file, line, function) triples, innermost first."},
-    {nullptr, nullptr, 0, nullptr},
-};
-
-PyMemberDef lease_members[] = {
-    {"_released", T_BOOL, offsetof(Lease, released), READONLY, "Whether it was given back."},
-    {"_handle", T_ULONGLONG, offsetof(Lease, handle), READONLY, "Its name in the pool."},
-    {"_driver", T_OBJECT, offsetof(Lease, driver), READONLY, "The event loop's side it belongs to."},
-    {"_operation", T_ULONGLONG, offsetof(Lease, operation), READONLY, "The statement under way, or 0."},
-    {nullptr, 0, 0, 0, nullptr},
-};
-
-template <class Function>
-void* slot(Function function) {
-    return reinterpret_cast<void*>(function);
-}
-
-PyTypeObject* add_type(PyObject* module, const char* name, PyType_Spec& spec) {
-    auto* type = reinterpret_cast<PyTypeObject*>(PyType_FromSpec(&spec));
-    return type && PyModule_AddObjectRef(module, name, reinterpret_cast<PyObject*>(type)) == 0 ? type : nullptr;
-}
-
 }  // namespace
 
 bool add_driver_types(PyObject* module) {
     set_result_name = PyUnicode_InternFromString("set_result");
     set_exception_name = PyUnicode_InternFromString("set_exception");
     done_name = PyUnicode_InternFromString("done");
+    const Ref events = Ref::steal(PyImport_ImportModule("asyncio.events"));
+    const Ref handle = Ref::steal(events ? PyObject_GetAttrString(events.get(), "Handle") : nullptr);
+    const Ref run = Ref::steal(handle ? PyObject_GetAttrString(handle.get(), "_run") : nullptr);
+    if (run) end_of_stack = reinterpret_cast<PyCodeObject*>(PyObject_GetAttrString(run.get(), "__code__"));
+    PyErr_Clear();  // another asyncio without it: the stack only grows longer
     PyType_Slot driver_slots[] = {
         {Py_tp_new, slot(driver_new)},     {Py_tp_dealloc, slot(driver_dealloc)}, {Py_tp_traverse, slot(driver_traverse)},
         {Py_tp_clear, slot(driver_clear)}, {Py_tp_methods, driver_methods},       {Py_tp_doc, const_cast<char*>("One event loop's side of a pool. Used on that loop's thread only.")},
         {0, nullptr},
     };
     PyType_Spec driver_spec{"pqpool._pqpool.Driver", sizeof(Driver), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, driver_slots};
-    PyType_Slot lease_slots[] = {
-        {Py_tp_dealloc, slot(lease_dealloc)}, {Py_tp_traverse, slot(lease_traverse)}, {Py_tp_clear, slot(lease_clear)},
-        {Py_tp_finalize, slot(lease_finalize)}, {Py_tp_methods, lease_methods},       {Py_tp_members, lease_members},
-        {Py_tp_doc, const_cast<char*>("One connection in the hands of one event loop's tasks. Made by Driver.acquire only.")},
-        {0, nullptr},
-    };
-    PyType_Spec lease_spec{"pqpool._pqpool.Lease", sizeof(Lease), 0,
-                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION, lease_slots};
     driver_type = add_type(module, "Driver", driver_spec);
-    lease_type = add_type(module, "Lease", lease_spec);
-    return driver_type && lease_type && set_result_name && set_exception_name && done_name;
+    return driver_type && add_lease_type(module) && add_acquire_type(module) && set_result_name && set_exception_name && done_name;
 }
 
 }  // namespace pqpool_python

@@ -1,6 +1,7 @@
 // What the opaque types of pqpool.h are, and how they become the core's objects.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 
@@ -15,8 +16,11 @@ struct pqpool_options {
 };
 
 struct pqpool_pool {
+    explicit pqpool_pool(std::shared_ptr<pqpool::Pool> pool) : pool(std::move(pool)), current(this->pool.get()) {}
+
     std::mutex mutex;  // guards the exchange after a fork
     std::shared_ptr<pqpool::Pool> pool;
+    std::atomic<pqpool::Pool*> current;  // the same, for those who have not come for the exchange
 };
 
 struct pqpool_queue {

@@ -42,14 +42,15 @@ static void keep_for_ever(std::shared_ptr<Pool> pool) {
 }
 
 Pool& pool_of(::pqpool_pool* handle) {
-    wanted(handle, "pool");
-    if (!handle->pool->is_of_parent()) return *handle->pool;
+    Pool* current = wanted(handle, "pool").current.load(std::memory_order_acquire);
+    if (!current->is_of_parent()) return *current;
     std::lock_guard lock(handle->mutex);
     if (handle->pool->is_of_parent()) {
         auto fresh = std::make_shared<Pool>(handle->pool->options());
         handle->pool->abandon_after_fork();
         keep_for_ever(std::exchange(handle->pool, std::move(fresh)));
         handle->pool->start();
+        handle->current.store(handle->pool.get(), std::memory_order_release);
     }
     return *handle->pool;
 }
@@ -68,9 +69,12 @@ StatementArguments arguments_of(const pqpool_statement* statement) {
     wanted(statement->sql, "statement->sql");
     if (statement->parameter_count > 65535)
         throw Error(ErrorKind::invalid_argument, "a statement takes 65535 parameters at most (got " + std::to_string(statement->parameter_count) + "). Suggestion: pass an array");
+    if (statement->parameter_count > 0) wanted(statement->parameters, "statement->parameters");
     parameters.clear();
     for (std::size_t i = 0; i < statement->parameter_count; i++) {
         const pqpool_parameter& p = statement->parameters[i];
+        if (p.value && p.binary && p.length < 0)
+            throw Error(ErrorKind::invalid_argument, "the length of the binary parameter $" + std::to_string(i + 1) + " is negative (got " + std::to_string(p.length) + ")");
         parameters.push_back({p.type, p.binary != 0, p.length, p.value});
     }
     const int format = statement->result_format;
@@ -80,7 +84,6 @@ StatementArguments arguments_of(const pqpool_statement* statement) {
 
 // A server's error is a failure of the call; its fields stay for pqpool_error_field.
 static void give(Result result, pqpool_result** out) {
-    wanted(out, "result");
     if (result.error()) {
         const Error error = *result.error();
         last_error().result = std::move(result);
@@ -119,7 +122,10 @@ int32_t pqpool_abi_version(void) { return PQPOOL_ABI_VERSION; }
 const char* pqpool_version(void) { return PQPOOL_VERSION_TEXT(PQPOOL_VERSION_MAJOR, PQPOOL_VERSION_MINOR, PQPOOL_VERSION_PATCH); }
 
 int32_t pqpool_options_create(pqpool_options** options) {
-    return guarded([&] { wanted(options, "options") = new pqpool_options; });
+    return guarded([&] {
+        wanted(options, "options");
+        *options = new pqpool_options;
+    });
 }
 
 void pqpool_options_free(pqpool_options* options) { delete options; }
@@ -166,9 +172,8 @@ int32_t pqpool_option_describe(int32_t index, pqpool_option_info* info) {
 
 int32_t pqpool_create(const pqpool_options* options, pqpool_pool** pool) {
     return guarded([&] {
-        auto made = std::make_unique<pqpool_pool>();
-        made->pool = std::make_shared<pqpool::Pool>(wanted(options, "options").options);
-        wanted(pool, "pool") = made.release();
+        wanted(pool, "pool");
+        *pool = new pqpool_pool(std::make_shared<pqpool::Pool>(wanted(options, "options").options));
     });
 }
 
@@ -178,9 +183,8 @@ int32_t pqpool_start(pqpool_pool* pool) {
 
 int32_t pqpool_open(const pqpool_options* options, pqpool_pool** pool) {
     return guarded([&] {
-        auto made = std::make_unique<pqpool_pool>();
-        made->pool = std::make_shared<pqpool::Pool>(wanted(options, "options").options);
         wanted(pool, "pool");
+        auto made = std::make_unique<pqpool_pool>(std::make_shared<pqpool::Pool>(wanted(options, "options").options));
         made->pool->start();
         made->pool->wait_opened();
         *pool = made.release();
@@ -210,6 +214,7 @@ int32_t pqpool_acquire(pqpool_pool* pool, const pqpool_acquire_options* options,
 
 int32_t pqpool_execute(pqpool_pool* pool, pqpool_lease lease, const pqpool_statement* statement, pqpool_result** result) {
     return guarded([&] {
+        wanted(result, "result");
         const auto s = arguments_of(statement);
         give(pool_of(pool).execute(lease, s.sql, s.parameters.data(), s.parameters.size(), s.format, s.timeout), result);
     });
@@ -217,6 +222,7 @@ int32_t pqpool_execute(pqpool_pool* pool, pqpool_lease lease, const pqpool_state
 
 int32_t pqpool_run(pqpool_pool* pool, const pqpool_acquire_options* options, const pqpool_statement* statement, pqpool_result** result) {
     return guarded([&] {
+        wanted(result, "result");
         const auto s = arguments_of(statement);
         give(pool_of(pool).run(request_of(options), s.sql, s.parameters.data(), s.parameters.size(), s.format, s.timeout), result);
     });

@@ -54,7 +54,10 @@ int32_t pqpool_queue_wake(pqpool_queue* queue) {
 }
 
 int32_t pqpool_await_open_async(pqpool_queue* queue, void* user_data, uint64_t* id) {
-    return guarded([&] { wanted(id, "id") = queue_of(queue).await_opened(user_data); });
+    return guarded([&] {
+        wanted(id, "id");
+        *id = queue_of(queue).await_opened(user_data);
+    });
 }
 
 int32_t pqpool_acquire_async(pqpool_queue* queue, const pqpool_acquire_options* options, void* user_data, uint64_t* id, pqpool_lease* lease) {
@@ -69,15 +72,17 @@ int32_t pqpool_acquire_async(pqpool_queue* queue, const pqpool_acquire_options* 
 
 int32_t pqpool_execute_async(pqpool_queue* queue, pqpool_lease lease, const pqpool_statement* statement, void* user_data, uint64_t* id) {
     return guarded([&] {
+        wanted(id, "id");
         const auto s = arguments_of(statement);
-        wanted(id, "id") = queue_of(queue).execute(lease, s.sql, s.parameters.data(), s.parameters.size(), s.format, s.timeout, user_data);
+        *id = queue_of(queue).execute(lease, s.sql, s.parameters.data(), s.parameters.size(), s.format, s.timeout, user_data);
     });
 }
 
 int32_t pqpool_run_async(pqpool_queue* queue, const pqpool_acquire_options* options, const pqpool_statement* statement, void* user_data, uint64_t* id) {
     return guarded([&] {
+        wanted(id, "id");
         const auto s = arguments_of(statement);
-        wanted(id, "id") = queue_of(queue).run(request_of(options), s.sql, s.parameters.data(), s.parameters.size(), s.format, s.timeout, user_data);
+        *id = queue_of(queue).run(request_of(options), s.sql, s.parameters.data(), s.parameters.size(), s.format, s.timeout, user_data);
     });
 }
 
@@ -89,7 +94,10 @@ int32_t pqpool_queue_cancel(pqpool_queue* queue, uint64_t id, int32_t* cancelled
 }
 
 int32_t pqpool_shutdown_async(pqpool_queue* queue, int64_t timeout_ms, void* user_data, uint64_t* id) {
-    return guarded([&] { wanted(id, "id") = queue_of(queue).shut_down(nanos_of(timeout_ms), user_data); });
+    return guarded([&] {
+        wanted(id, "id");
+        *id = queue_of(queue).shut_down(nanos_of(timeout_ms), user_data);
+    });
 }
 
 int32_t pqpool_queue_follow_log(pqpool_queue* queue) {

@@ -15,15 +15,17 @@ CompletionQueue::CompletionQueue(std::shared_ptr<Pool> pool) : pool_(std::move(p
 
 CompletionQueue::~CompletionQueue() {
     for (auto& operation : operations_) {
-        if (!operation.active) continue;
-        if (operation.kind == AsyncOperation::Kind::execute) release_here(operation.operation.lease().handle.load());
-        else if (operation.waiting) pool_->take_back(*operation.waiting);
+        if (!operation.active || !operation.waiting) continue;
+        pool_->take_back(*operation.waiting);
+        operation.waits_for_pool = false;
     }
-    for (auto& watched : watched_)
-        if (watched.lease) release_here(watched.lease->handle.load());
-    // A grant that was under way gives its lease back.
-    for (Waiting* waiting : answered_)
-        if (waiting->lease && waiting->what == Waiting::For::acquire && !waiting->error) pool_->release_owned(*waiting->lease);
+    // From here on nothing comes from the pool any more. What it granted last, and what others released, is among these.
+    answered_.clear();
+    to_release_.clear();
+    for (Lease* lease : pool_->leases_of(*this)) {
+        lease->handle.store(0);
+        release_here(*lease);
+    }
 }
 
 void CompletionQueue::check_thread() const {
@@ -163,12 +165,12 @@ void CompletionQueue::go_on(AsyncOperation& operation, bool saw_reset) {
         case Need::nothing: break;
     }
     lease.operation = nullptr;
-    if (lease.connection && lease.connection->is_lost()) pool_->note_lost(lease);
     Result result = operation.operation.take_result();
+    if (lease.connection && lease.connection->is_lost()) pool_->note_lost(lease, result.error() && result.error()->kind == ErrorKind::validation);
     if (operation.kind == AsyncOperation::Kind::execute) return complete(operation, 0, std::move(result));
     const LeaseHandle handle = lease.handle.load(std::memory_order_relaxed);
     if (operation.kind == AsyncOperation::Kind::acquire && !result.error()) return complete(operation, handle, Result());
-    release_here(handle);
+    let_go(lease);
     complete(operation, 0, std::move(result));
 }
 
@@ -203,6 +205,7 @@ void CompletionQueue::answered(AsyncOperation& operation) {
     Waiting& waiting = *operation.waiting;
     if (waiting.what == Waiting::For::replacement) {
         if (waiting.error) operation.operation.fail(*waiting.error);
+        arm(operation.operation.deadline());  // the timer passes over operations that wait for the pool
         return go_on(operation);
     }
     if (waiting.error) return complete(operation, 0, Result(*waiting.error));
@@ -231,7 +234,7 @@ bool CompletionQueue::cancel(std::uint64_t id) {
     check_thread();
     AsyncOperation* operation = find(id);
     if (!operation || operation->kind == AsyncOperation::Kind::opening || operation->kind == AsyncOperation::Kind::shutdown) return false;
-    if (operation->waits_for_pool && !pool_->take_back(*operation->waiting)) {
+    while (operation->waits_for_pool && !pool_->take_back(*operation->waiting)) {
         take_inbox();  // its answer is there already
         operation = find(id);
         if (!operation) return false;
@@ -253,31 +256,30 @@ void CompletionQueue::abandon(AsyncOperation& operation) {
     Connection* connection = lease.connection.get();
     if (connection && connection->is_busy() && !connection->cancel_request()) pool_->keeper().send_cancel(connection->make_cancel(), wakeup_);
     operation.operation.fail(Error(ErrorKind::cancelled, ""));
-    if (operation.kind != AsyncOperation::Kind::execute) release_here(lease.handle.load(std::memory_order_relaxed));
+    if (operation.kind != AsyncOperation::Kind::execute) let_go(lease);
 }
 
-void CompletionQueue::release(LeaseHandle handle) {
-    if (std::this_thread::get_id() == owner_) return release_here(handle);
+void CompletionQueue::release(Lease& lease) {
+    if (std::this_thread::get_id() == owner_) return release_here(lease);
     {
         std::lock_guard lock(mutex_);
-        to_release_.push_back(handle);
+        to_release_.push_back(&lease);
         inbox_full_ = true;
     }
     wake();
 }
 
-void CompletionQueue::release_here(LeaseHandle handle) {
-    Lease& lease = pool_->find_lease(handle);
+// Unless somebody has released it already.
+void CompletionQueue::let_go(Lease& lease) {
+    if (lease.handle.exchange(0) != 0) release_here(lease);
+}
+
+void CompletionQueue::release_here(Lease& lease) {
+    while (lease.operation && lease.operation->waits_for_pool && !pool_->take_back(*lease.operation->waiting)) take_inbox();
     if (AsyncOperation* operation = lease.operation) {
-        if (operation->waits_for_pool && !pool_->take_back(*operation->waiting)) {
-            take_inbox();
-            operation = lease.operation;
-        }
-        if (operation) {
-            operation->waits_for_pool = false;
-            abandon(*operation);
-            complete(*operation, 0, Result(Error(ErrorKind::cancelled, "the lease was released while the statement was under way")));
-        }
+        operation->waits_for_pool = false;
+        abandon(*operation);
+        complete(*operation, 0, Result(Error(ErrorKind::cancelled, "the lease was released while the statement was under way")));
     }
     unwatch(lease);
     pool_->release_owned(lease);
@@ -363,7 +365,7 @@ void CompletionQueue::deliver(Waiting& waiting) {
 void CompletionQueue::take_inbox() {
     while (inbox_full_.load(std::memory_order_relaxed)) {
         std::vector<Waiting*> answers;
-        std::vector<LeaseHandle> releases;
+        std::vector<Lease*> releases;
         {
             std::lock_guard lock(mutex_);
             answers.swap(answered_);
@@ -371,7 +373,7 @@ void CompletionQueue::take_inbox() {
             inbox_full_.store(false, std::memory_order_relaxed);
         }
         for (Waiting* waiting : answers) answered(*waiting->operation);
-        for (const LeaseHandle handle : releases) release_here(handle);
+        for (Lease* lease : releases) release_here(*lease);
     }
 }
 

@@ -57,7 +57,8 @@ public:
     std::uint64_t shut_down(Nanos timeout, void* user_data);
     // The submitted request completes with ErrorKind::cancelled, unless it has completed already. False where it has.
     bool cancel(std::uint64_t id);
-    void release(LeaseHandle lease);  // any thread
+    // Any thread. The lease's handle is dead already, so that no two release it.
+    void release(Lease& lease);
 
     // Makes progress where a socket is ready; waits for one until the deadline (0 = does not wait).
     void poll(Nanos deadline);
@@ -90,7 +91,8 @@ private:
     void abandon(AsyncOperation& operation);
     void watch(Lease& lease, std::uint32_t what);
     void unwatch(Lease& lease);
-    void release_here(LeaseHandle handle);
+    void release_here(Lease& lease);
+    void let_go(Lease& lease);
     void on_socket(std::uint64_t key, std::uint32_t what);
     void expire();
     void arm(Nanos deadline);
@@ -109,7 +111,7 @@ private:
 
     std::mutex mutex_;  // guards the inbox; taken under the pool's lock
     std::vector<Waiting*> answered_;
-    std::vector<LeaseHandle> to_release_;
+    std::vector<Lease*> to_release_;
     std::atomic<bool> inbox_full_{false};
 };
 

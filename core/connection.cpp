@@ -236,13 +236,14 @@ std::shared_ptr<CancelRequest> Connection::make_cancel() {
 void Connection::hang_up() const { shutdown(fd_, SHUT_RDWR); }
 
 // PQfinish would say goodbye on the parent's session, so the socket is replaced by something that takes no words.
-void Connection::abandon_after_fork() {
+void Connection::abandon_after_fork(bool in_use) {
     const int nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
     if (nothing >= 0 && fd_ >= 0) dup2(nothing, fd_);
     if (nothing >= 0) close(nothing);
+    lost_ = true;
+    if (in_use) return;  // its buffers may be in any state, so they are left alone
     PQfinish(pg_);
     pg_ = nullptr;
-    lost_ = true;
 }
 
 pg_conn* Connection::raw() {
@@ -256,7 +257,8 @@ pg_conn* Connection::raw() {
 
 bool Connection::end_raw() {
     if (!raw_) return true;
-    if (PQstatus(pg_) != CONNECTION_OK || PQtransactionStatus(pg_) == PQTRANS_ACTIVE) return false;
+    if (PQstatus(pg_) != CONNECTION_OK) lose();
+    if (lost_ || PQtransactionStatus(pg_) == PQTRANS_ACTIVE) return false;
     raw_ = false;
     forget_all_prepared();
     return PQsetnonblocking(pg_, 1) == 0 && PQenterPipelineMode(pg_) == 1;

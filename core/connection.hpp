@@ -109,6 +109,8 @@ public:
     Progress advance(bool saw_reset = false);
     // After a batch is done, once.
     Verdict verdict() const;
+    // Of the last batch: it had a check, and the server answered that.
+    bool check_answered() const { return check_answered_; }
     Result take_result() { return std::move(result_); }
     bool batch_failed() const { return check_failed_ || reset_failed_ || lost_; }
 
@@ -116,7 +118,7 @@ public:
     bool is_lost() const { return lost_; }
     void mark_lost() { lost_ = true; }
     bool in_transaction() const;
-    bool needs_cleaning() const { return is_busy() || cancel_ || in_transaction() || (lease_dirt() & kDirtFelt); }
+    bool needs_cleaning() const { return is_busy() || cancel_ || in_transaction() || (lease_dirt() & kDirtAtOnce); }
     bool is_condemned() const { return condemned_; }
     std::uint16_t lease_dirt() const { return lease_dirt_; }
     void end_lease(Nanos now);  // what the lease left is the next one's to undo
@@ -136,7 +138,8 @@ public:
 
     // ---- others ----
     void hang_up() const;         // any thread, while the connection lives: the owner sees an end of file
-    void abandon_after_fork();    // the parent's session stays untouched
+    // The parent's session stays untouched. in_use: one of the parent's threads may have been in the middle of a call on it.
+    void abandon_after_fork(bool in_use);
     pg_conn* raw();               // out of pipeline mode; nullptr while busy
     bool end_raw();               // back into it; false where the caller left it unusable
     bool is_raw() const { return raw_; }
@@ -166,6 +169,7 @@ private:
     void start_batch();
     void take_part_result(pg_result* pg);
     void take_failure(Part part, Result result);
+    void take_statement_error(Result result, std::string_view sqlstate);
     void note_statement_result();
     void lose();
     static void on_notice(void* self, const pg_result* notice);

@@ -182,6 +182,8 @@ void Connection::forget_all_prepared() {
 void Connection::send_statement(const Statement& s) {
     statement_ = &s;
     queries_++;
+    // Not only where it succeeds: a session's lock outlives the error of the statement that took it.
+    lease_dirt_ |= traits_.dirt;
     if (lost_) return;
     const bool binary = s.format() == ResultFormat::binary || (s.format() == ResultFormat::automatic && known_ && known_->binary);
     int sent;
@@ -270,7 +272,10 @@ void Connection::take_failure(Part part, Result result) {
         case Part::prepare_check:
         case Part::check:
             check_failed_ = true;
-            check_prepared_ = sqlstate == "42P05";  // it exists already
+            check_prepared_ |= sqlstate == "42P05";  // it exists already
+            if (sqlstate == "26000") check_prepared_ = false;
+            // A cancel that came early was meant for the statement, which goes down with the check.
+            if (sqlstate == "57014" && statement_ && !own_sync_) take_statement_error(std::move(result), sqlstate);
             break;
         case Part::prepare:
             known_->number = 0;
@@ -279,9 +284,7 @@ void Connection::take_failure(Part part, Result result) {
             stale_plan_ = by_name_ && !was_in_transaction_ && (sqlstate == "26000" || sqlstate == "0A000");
             if (sqlstate == "26000") forget_all_prepared();
             if (stale_plan_) forget_current();
-            statement_answered_ = true;
-            result.set_error(Error(ErrorKind::query, result.field(PG_DIAG_MESSAGE_PRIMARY), sqlstate));
-            result_ = std::move(result);
+            take_statement_error(std::move(result), sqlstate);
             break;
         case Part::reset:
             reset_failed_ = true;
@@ -291,8 +294,14 @@ void Connection::take_failure(Part part, Result result) {
     }
 }
 
+void Connection::take_statement_error(Result result, std::string_view sqlstate) {
+    statement_answered_ = true;
+    Error error(ErrorKind::query, result.field(PG_DIAG_MESSAGE_PRIMARY), sqlstate);
+    result.set_error(std::move(error));
+    result_ = std::move(result);
+}
+
 void Connection::note_statement_result() {
-    lease_dirt_ |= traits_.dirt;
     if (traits_.forgets_prepared) forget_all_prepared();
     if (known_) known_->binary = result_.columns() == 0 || result_.all_types_have_binary_form();
 }

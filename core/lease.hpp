@@ -58,7 +58,9 @@ inline constexpr LeaseHandle kLeaseIndexMask = (LeaseHandle{1} << kLeaseIndexBit
 
 struct Lease {
     std::atomic<LeaseHandle> handle{0};
-    std::atomic<bool> in_use{false};   // a blocking call is under way
+    // What a blocking call makes of the lease. Only `call` can be cancelled by another thread, which turns it into `cancel_asked`.
+    enum class Use : std::uint8_t { none, call, cancel_asked, release };
+    std::atomic<Use> use{Use::none};
     std::atomic<bool> hung_up{false};  // the keeper saw the server go
     std::atomic<bool> aborted{false};  // shutdown's patience was over
     StatementPeek last_statement;
@@ -69,7 +71,7 @@ struct Lease {
     std::uint32_t index = 0;       // in the table
     std::uint64_t generation = 0;
     std::shared_ptr<CancelRequest> foreign_cancel;  // another thread asked for it; guarded by the pool's lock
-    CompletionQueue* queue = nullptr;  // of an asynchronous lease
+    std::atomic<CompletionQueue*> queue{nullptr};  // of an asynchronous lease
     Nanos leased_at = 0;
     Nanos patience = 0;  // the acquire's timeout; a replacement may take as long
     std::string tag;

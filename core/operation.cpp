@@ -4,6 +4,8 @@ namespace pqpool {
 
 namespace {
 constexpr int kAttemptsHere = 3;
+// A statement that ends its own session, as pg_terminate_backend(pg_backend_pid()) does, would otherwise be sent again for ever.
+constexpr int kSessionsBroken = 3;
 }
 
 void Operation::begin(Lease& lease, bool has_statement, Nanos deadline) {
@@ -11,7 +13,7 @@ void Operation::begin(Lease& lease, bool has_statement, Nanos deadline) {
     has_statement_ = has_statement;
     deadline_ = deadline;
     phase_ = Phase::start;
-    attempts_ = 0;
+    attempts_ = sessions_broken_ = 0;
     result_ = Result();
     if (has_statement) lease.last_statement.set(statement_.text());
 }
@@ -37,7 +39,7 @@ Need Operation::start() {
         return Need::replacement;
     }
     Connection& connection = *lease_->connection;
-    if (connection.is_raw() && !connection.end_raw()) return finish(Result(Error(ErrorKind::busy, "the raw connection was left with a command under way")));
+    if (connection.is_raw() && !connection.end_raw() && !connection.is_lost()) return finish(Result(Error(ErrorKind::busy, "the raw connection was left with a command under way")));
     if (connection.cancel_request()) {
         if (connection.is_busy() && connection.advance() != Progress::done) return Need::settle;
         if (connection.is_settling()) return Need::settle;
@@ -72,7 +74,9 @@ Need Operation::judge() {
             if (++attempts_ < kAttemptsHere) return send();
             connection.mark_lost();
             return lease_->needs_check ? replace() : finish(Result(loss(false)));
-        case Verdict::again_elsewhere: return replace();
+        case Verdict::again_elsewhere:
+            if (has_statement_ && connection.check_answered() && ++sessions_broken_ >= kSessionsBroken) return finish(Result(breaks_sessions()));
+            return replace();
         case Verdict::unknown: break;
     }
     return finish(Result(loss(true)));
@@ -101,6 +105,13 @@ Error Operation::loss(bool unknown) const {
     while (message.back() == '\n') message.pop_back();
     message += unknown ? ". Suggestion: find out whether it took effect before you repeat it" : ". Suggestion: release this lease and acquire another";
     return {unknown && lease_->needs_check ? ErrorKind::validation : ErrorKind::connection_lost, message};
+}
+
+Error Operation::breaks_sessions() const {
+    std::string words = lease_->connection->loss_message();
+    while (!words.empty() && words.back() == '\n') words.pop_back();
+    return {ErrorKind::connection_lost, "the server ended " + std::to_string(kSessionsBroken) + " sessions in the midst of this statement and rolled it back each time: " + words +
+                                            ". Suggestion: find out whether the statement itself ends its session"};
 }
 
 }  // namespace pqpool

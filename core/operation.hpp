@@ -37,6 +37,7 @@ private:
     Need finish(Result result);
     Need replace();
     Error loss(bool unknown) const;
+    Error breaks_sessions() const;
 
     Statement statement_;
     Lease* lease_ = nullptr;
@@ -44,6 +45,7 @@ private:
     Nanos deadline_ = kNever;
     Phase phase_ = Phase::done;
     int attempts_ = 0;
+    int sessions_broken_ = 0;  // each answered the check, then ended in the midst of the statement
     Result result_;
 };
 

@@ -74,9 +74,8 @@ void Pool::start() {
 
 void Pool::ask_opened(Waiting& waiting) {
     Locked locked(*this);
+    if (!machine_.accepts()) return fail(waiting, init_error_ ? *init_error_ : refusal(ErrorKind::closed, 0));
     if (opened_) return answer(waiting);
-    if (init_error_) return fail(waiting, *init_error_);
-    if (!machine_.accepts()) return fail(waiting, refusal(ErrorKind::closed, 0));
     opening_waiters_.push_back(&waiting);
 }
 
@@ -97,7 +96,6 @@ void Pool::ask_shutdown(Nanos timeout, Waiting& waiting) {
     if (first) add_log(LogLevel::info, "Connection pool shutting down", LogContext().add("leases_out", machine_.leased()).add("timeout_seconds", timeout < 0 ? -1.0 : to_seconds(timeout)));
     machine_.shutdown(deadline_after(now, timeout));
     machine_.tick(now);  // a timeout of 0 is over already
-    if (init_error_) answer_all(shutdown_waiters_);  // nothing stands that could be closed
 }
 
 void Pool::shutdown(Nanos timeout) {
@@ -237,9 +235,10 @@ void Pool::on_hang_up(SlotId slot) {
 }
 
 void Pool::on_fence() {
+    // Before the answer, so that who waited for it finds the line.
+    if (log_.is_enabled(LogLevel::info)) log_.write(LogLevel::info, "Connection pool terminated", LogContext());
     Locked locked(*this);
     closed_down_ = true;
-    add_log(LogLevel::info, "Connection pool terminated", LogContext());
     answer_all(shutdown_waiters_);
 }
 
@@ -304,6 +303,7 @@ void Pool::carry_out(const Action& action) {
             keeper_.fence();
             break;
         case Kind::terminated:
+            init_error_.reset();  // of an attempt that others would have followed
             for (Waiting* waiting : std::exchange(opening_waiters_, {})) fail(*waiting, refusal(ErrorKind::closed, 0));
             keeper_.fence();
             break;

@@ -78,7 +78,8 @@ public:
     bool take_back(Waiting& waiting);  // false where it has been answered already
     Lease& find_lease(LeaseHandle handle) const;  // throws Error(released)
     void release_owned(Lease& lease);
-    void note_lost(const Lease& lease);
+    std::vector<Lease*> leases_of(const CompletionQueue& queue) const;
+    void note_lost(const Lease& lease, bool in_validation = false);
     Nanos statement_deadline(Nanos timeout) const;
     Keeper& keeper() { return keeper_; }
     // What a statement that ran past its deadline ends with.
@@ -109,6 +110,7 @@ public:
 private:
     enum class Validation { always, blocking, idle, never };
     class Locked;
+    class InUse;
 
     void on_opened(SlotId slot, std::unique_ptr<Connection> connection, Nanos round_trip) override;
     void on_open_failed(SlotId slot, const Error& error) override;
@@ -129,9 +131,9 @@ private:
     std::unique_ptr<Connection>& connection_of(SlotId slot);
     void put(SlotId slot, Lease& lease, Nanos now);
     Lease& begin_use(LeaseHandle handle);
+    void end_use(Lease& lease);
     Result drive(Operation& operation);
     bool wait_for(Operation& operation, Need need, bool& saw_reset);
-    void adopt_foreign_cancel(Lease& lease);
     Error refusal(ErrorKind kind, Nanos patience) const;
     std::vector<Holder> holders_locked() const;
     void add_log(LogLevel level, std::string message, LogContext context, LeaseHandle subject = 0);

@@ -9,17 +9,6 @@ namespace pqpool {
 
 namespace {
 
-// The lease is this thread's for the length of one blocking call.
-class InUse {
-public:
-    explicit InUse(Lease& lease) : lease_(lease) {}
-    ~InUse() { lease_.in_use.store(false, std::memory_order_release); }
-    InUse(const InUse&) = delete;
-
-private:
-    Lease& lease_;
-};
-
 std::string seconds_text(Nanos t) {
     char text[32];
     std::snprintf(text, sizeof text, "%.4g", to_seconds(t));
@@ -33,6 +22,19 @@ Operation& operation_of_thread() {
 }
 
 }  // namespace
+
+// The lease is this thread's for the length of one blocking call.
+class Pool::InUse {
+public:
+    InUse(Pool& pool, LeaseHandle handle) : pool_(pool), lease_(pool.begin_use(handle)) {}
+    ~InUse() { pool_.end_use(lease_); }
+    InUse(const InUse&) = delete;
+    Lease& lease() const { return lease_; }
+
+private:
+    Pool& pool_;
+    Lease& lease_;
+};
 
 Error Pool::refusal(ErrorKind kind, Nanos patience) const {
     Statistics s;
@@ -134,11 +136,22 @@ Lease& Pool::find_lease(LeaseHandle handle) const {
 Lease& Pool::begin_use(LeaseHandle handle) {
     Lease& lease = find_lease(handle);
     if (lease.queue) throw Error(ErrorKind::invalid_argument, "the lease was acquired through a completion queue. Suggestion: use pqpool_execute_async on that queue");
-    if (lease.in_use.exchange(true, std::memory_order_acquire))
+    auto use = Lease::Use::none;
+    if (!lease.use.compare_exchange_strong(use, Lease::Use::call, std::memory_order_acquire))
         throw Error(ErrorKind::busy, "another statement is under way on this lease. Suggestion: await it, or acquire one lease for each concurrent statement");
     if (lease.handle.load(std::memory_order_relaxed) == handle) return lease;
-    lease.in_use.store(false, std::memory_order_release);
+    lease.use.store(Lease::Use::none, std::memory_order_release);
     return find_lease(handle);  // throws: released just now
+}
+
+void Pool::end_use(Lease& lease) {
+    auto use = Lease::Use::call;
+    if (lease.use.compare_exchange_strong(use, Lease::Use::none, std::memory_order_release)) return;
+    // Another thread asked for a cancel, and has to be done with that. Its request must be sent before this connection takes another statement.
+    Locked locked(*this);
+    if (lease.foreign_cancel && lease.connection) lease.connection->adopt_cancel(std::move(lease.foreign_cancel));
+    lease.foreign_cancel.reset();
+    lease.use.store(Lease::Use::none, std::memory_order_release);
 }
 
 Nanos Pool::statement_deadline(Nanos timeout) const {
@@ -146,14 +159,13 @@ Nanos Pool::statement_deadline(Nanos timeout) const {
 }
 
 Result Pool::execute(LeaseHandle handle, std::string_view sql, const Parameter* parameters, std::size_t count, ResultFormat format, Nanos timeout) {
-    Lease& lease = begin_use(handle);
-    const InUse in_use(lease);
+    const InUse in_use(*this, handle);
+    Lease& lease = in_use.lease();
     Operation& operation = operation_of_thread();
     operation.statement().assign(sql, parameters, count, format);
     operation.begin(lease, true, statement_deadline(timeout));
     Result result = drive(operation);
-    adopt_foreign_cancel(lease);
-    if (lease.connection && lease.connection->is_lost()) note_lost(lease);
+    if (lease.connection && lease.connection->is_lost()) note_lost(lease, result.error() && result.error()->kind == ErrorKind::validation);
     if (result.error() && result.error()->kind != ErrorKind::query) throw *result.error();
     return result;
 }
@@ -213,27 +225,27 @@ Error Pool::statement_timeout() {
 void Pool::cancel(LeaseHandle handle) {
     Lease& lease = find_lease(handle);
     Locked locked(*this);
-    if (lease.handle.load() != handle || !lease.connection || !lease.in_use.load() || lease.foreign_cancel) return;
+    if (lease.handle.load() != handle || !lease.connection) return;
+    auto use = Lease::Use::call;
+    if (!lease.use.compare_exchange_strong(use, Lease::Use::cancel_asked) && use != Lease::Use::cancel_asked) return;
+    // One that was sent before the statement reached the server hit nothing, so another may follow it.
+    if (lease.foreign_cancel && !lease.foreign_cancel->is_sent()) return;
     lease.foreign_cancel = std::make_shared<CancelRequest>(lease.connection->cancel_handle());
     keeper_.send_cancel(lease.foreign_cancel);
 }
 
-// A request that another thread made has to be sent before this connection takes another statement.
-void Pool::adopt_foreign_cancel(Lease& lease) {
-    Locked locked(*this);
-    if (lease.foreign_cancel && lease.connection) lease.connection->adopt_cancel(std::move(lease.foreign_cancel));
-    lease.foreign_cancel.reset();
-}
-
-void Pool::note_lost(const Lease& lease) {
+void Pool::note_lost(const Lease& lease, bool in_validation) {
     Locked locked(*this);
     last_error_ = lease.connection->loss_message();
+    if (in_validation)
+        add_log(LogLevel::warning, "Connection validation failed; whether the statement behind it was executed is unknown, so it is not sent again",
+                LogContext().add("connection_id", name_of_connection(lease.slot)).add("reason", last_error_), lease.handle.load());
     machine_.lost(lease.slot, monotonic_now());
 }
 
 pg_conn* Pool::raw_connection(LeaseHandle handle) {
-    Lease& lease = begin_use(handle);
-    const InUse in_use(lease);
+    const InUse in_use(*this, handle);
+    Lease& lease = in_use.lease();
     Operation& operation = operation_of_thread();
     operation.begin(lease, false, deadline_after(monotonic_now(), lease.patience));
     const Result result = drive(operation);  // the raw connection is validated before anything else
@@ -244,12 +256,16 @@ pg_conn* Pool::raw_connection(LeaseHandle handle) {
 
 void Pool::release(LeaseHandle handle) {
     Lease& lease = find_lease(handle);
-    if (lease.queue) return lease.queue->release(handle);
     LeaseHandle expected = handle;
-    if (lease.in_use.exchange(true, std::memory_order_acquire))
+    if (CompletionQueue* queue = lease.queue) {
+        if (!lease.handle.compare_exchange_strong(expected, 0)) find_lease(handle);  // throws
+        return queue->release(lease);
+    }
+    auto use = Lease::Use::none;
+    if (!lease.use.compare_exchange_strong(use, Lease::Use::release, std::memory_order_acquire))
         throw Error(ErrorKind::busy, "a statement is under way on this lease in another thread. Suggestion: wait for it, or call pqpool_cancel, before releasing");
     if (!lease.handle.compare_exchange_strong(expected, 0)) {
-        lease.in_use.store(false, std::memory_order_release);
+        lease.use.store(Lease::Use::none, std::memory_order_release);
         find_lease(handle);  // throws
     }
     release_owned(lease);
@@ -283,16 +299,24 @@ void Pool::release_owned(Lease& lease) {
         machine_.released(lease.slot, condition, now);
     }
     lease.queue = nullptr;
-    lease.in_use.store(false, std::memory_order_release);
+    lease.use.store(Lease::Use::none, std::memory_order_release);
     free_leases_.push_back(lease.index);
 }
 
 void Pool::abandon_after_fork() {
     remove_from_fork_register(*this);
     for (auto& connection : connections_)
-        if (connection) connection->abandon_after_fork();
+        if (connection) connection->abandon_after_fork(false);
     for (std::size_t i = 0; i < leases_.size(); i++)
-        if (leases_.at(i).connection) leases_.at(i).connection->abandon_after_fork();
+        if (leases_.at(i).connection) leases_.at(i).connection->abandon_after_fork(true);
+}
+
+std::vector<Lease*> Pool::leases_of(const CompletionQueue& queue) const {
+    std::lock_guard lock(mutex_);
+    std::vector<Lease*> list;
+    for (std::size_t i = 0; i < leases_.size(); i++)
+        if (leases_.at(i).queue == &queue) list.push_back(&leases_.at(i));
+    return list;
 }
 
 // ---- the log ----

@@ -28,7 +28,7 @@ public:
             } else if (c == '$' && !(after >= '0' && after <= '9')) {
                 skip_dollar_quoted();
             } else if (is_word(c)) {
-                while (at_ < sql_.size() && is_word(sql_[at_])) {
+                while (at_ < sql_.size() && (is_word(sql_[at_]) || sql_[at_] == '$')) {  // a dollar within a name begins no quote
                     const char w = sql_[at_++];
                     word.push_back(w >= 'A' && w <= 'Z' ? static_cast<char>(w + 32) : w);
                 }
@@ -92,12 +92,13 @@ StatementTraits classify(std::string_view sql) {
     if (!words.next(first)) return traits;
     const bool has_second = words.next(second);
     const bool reads = first == "select" || first == "values" || first == "table" || first == "with";
-    bool changes = false, temporary = false, hold = false, role = false;
+    bool changes = false, temporary = false, hold = false, role = false, defaults = false;
     auto look_at = [&](std::string_view w) {
         changes |= changes_data(w);
         temporary |= w == "temp" || w == "temporary" || w == "pg_temp";
         hold |= w == "hold";
         role |= w == "role" || w == "authorization";
+        defaults |= w == "characteristics" || w.starts_with("default_transaction");
         if (w == "set_config") traits.dirt |= kDirtSettings | kDirtRole;
         if (takes_session_lock(w)) traits.dirt |= kDirtAdvisory;
     };
@@ -108,7 +109,9 @@ StatementTraits classify(std::string_view sql) {
     traits.copy = first == "copy";
     traits.forgets_prepared = first == "deallocate" || first == "discard";
     if (temporary) traits.dirt |= kDirtTemp;
-    if (first == "set" && second != "local" && second != "transaction" && second != "constraints") traits.dirt |= role ? kDirtRole | kDirtSettings : kDirtSettings;
+    if (first == "set" && second != "local" && second != "transaction" && second != "constraints")
+        traits.dirt |= kDirtSettings | (role ? kDirtRole : 0) | (defaults ? kDirtDefaults : 0);
+    if (first == "reset" || first == "discard") traits.dirt |= kDirtSettings;  // what init_sql set is gone too
     if (first == "listen") traits.dirt |= kDirtListen;
     if (first == "declare" && hold) traits.dirt |= kDirtCursor;
     if (first == "prepare" && second != "transaction") traits.dirt |= kDirtPrepared;

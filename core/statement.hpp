@@ -20,9 +20,11 @@ enum Dirt : std::uint16_t {
     kDirtPrepared = 16,  // PREPARE
     kDirtTemp = 32,
     kDirtAdvisory = 64,  // session-level advisory locks
-    kDirtAll = 127,
-    // What other sessions can feel while the connection stands idle: undone at once, not with the next packet.
-    kDirtFelt = kDirtListen | kDirtAdvisory,
+    kDirtDefaults = 128,  // of transactions: isolation, read only. With kDirtSettings
+    kDirtAll = 255,
+    // Undone at once, not with the next packet: what other sessions can feel while the connection stands idle, and the defaults of transactions,
+    // which the packet's own implicit transaction would have begun with.
+    kDirtAtOnce = kDirtListen | kDirtAdvisory | kDirtDefaults,
 };
 
 struct StatementTraits {

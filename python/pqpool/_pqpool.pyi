@@ -1,8 +1,9 @@
 """The native module: the core's C ABI for Python."""
 
 from asyncio import Future
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
+from collections.abc import Callable, Generator, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Generic, Literal, NotRequired, TypeAlias, TypedDict, TypeVar
 
 class OptionInfo(TypedDict):
     name: str
@@ -79,6 +80,20 @@ class Lease:
     def _release(self) -> None: ...
     def _stack(self) -> list[tuple[str, int, str]]: ...
 
+_Connection = TypeVar("_Connection", bound=Lease)
+
+class Acquire(Generic[_Connection]):
+    """A request for a connection: `async with` it, or await it and release the connection yourself."""
+
+    def __new__(
+        cls, manager: Any, drivers: dict[Any, Driver], timeout: float | None, leak_timeout: float | None
+    ) -> Acquire[_Connection]: ...
+    def __await__(self) -> Generator[Any, None, _Connection]: ...
+    async def __aenter__(self) -> _Connection: ...
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
 class Driver:
     """One event loop's side of a pool; on that loop's thread only."""
 
@@ -90,7 +105,6 @@ class Driver:
         on_log: Callable[[int, str, str, float, int], None],
         keeps_stacks: bool,
     ) -> None: ...
-    def acquire(self, timeout: float | None, leak_timeout: float | None) -> Any: ...
     def cancel(self, request: int) -> bool: ...
     def drain(self) -> None: ...
     def await_open(self) -> Future[None]: ...

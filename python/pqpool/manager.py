@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from . import pool_logging
-from ._pqpool import Driver
+from ._pqpool import Acquire, Driver
 from ._pqpool import Pool as NativePool
 from .config import PoolConfig
 from .connection import Connection
@@ -29,7 +28,9 @@ from .statistics import PoolStatistics
 __all__ = ["ConnectionPoolManager", "Holder", "PoolState"]
 
 _LEVELS = ("debug", "info", "warning", "error")
-_PACKAGE = str(Path(__file__).parent)
+# Whose frames say nothing about who acquired.
+_OURS = tuple(str(Path(__file__).with_name(name)) for name in ("manager.py", "connection.py"))
+_ASYNCIO = str(Path(asyncio.__file__).parent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,39 +42,6 @@ class Holder:
     last_statement: str
     stack: str
     """The acquire's place in the code, innermost last; empty where leak detection is off."""
-
-
-class _Acquire:
-    """What `acquire()` gives: awaitable, and an async context manager."""
-
-    __slots__ = ("_connection", "_leak_timeout", "_manager", "_timeout")
-
-    def __init__(
-        self, manager: ConnectionPoolManager, timeout: float | None, leak_timeout: float | None
-    ) -> None:
-        self._manager = manager
-        self._timeout = timeout
-        self._leak_timeout = leak_timeout
-
-    async def __aenter__(self) -> Connection:
-        driver = self._manager._driver()
-        lease = driver.acquire(self._timeout, self._leak_timeout)
-        if lease.__class__ is tuple:
-            lease = await self._manager._wait_for_lease(driver, *lease)
-        self._connection = lease
-        return lease  # type: ignore[no-any-return]
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if not self._connection._released:
-            self._connection._release()
-
-    def __await__(self) -> Generator[Any, None, Connection]:
-        return self.__aenter__().__await__()
 
 
 class ConnectionPoolManager:
@@ -91,6 +59,7 @@ class ConnectionPoolManager:
         self._config = config
         self._native: NativePool | None = None
         self._drivers: dict[asyncio.AbstractEventLoop, Driver] = {}
+        self._log_loop: asyncio.AbstractEventLoop | None = None  # the one that hands the log on
         self._failed = False
 
     # ---- life ----
@@ -162,7 +131,7 @@ class ConnectionPoolManager:
 
     # ---- connections ----
 
-    def acquire(self, timeout: float | None = None, *, leak_timeout: float | None = None) -> _Acquire:
+    def acquire(self, timeout: float | None = None, *, leak_timeout: float | None = None) -> Acquire[Connection]:
         """A connection: `async with m.acquire() as conn`, or `conn = await m.acquire()`.
 
         First come, first served. timeout: seconds to wait at most (None: the config's; 0: do not
@@ -172,7 +141,7 @@ class ConnectionPoolManager:
         """
         if self._native is None:
             self._pool()
-        return _Acquire(self, timeout, leak_timeout)
+        return Acquire(self, self._drivers, timeout, leak_timeout)
 
     async def release(self, connection: Connection) -> None:
         """Give back what `await acquire()` gave. `LeaseReleasedError` for a second release."""
@@ -263,8 +232,9 @@ class ConnectionPoolManager:
         keeps_stacks = config is not None and config.enable_leak_detection and config.leak_detection_timeout > 0
         driver = Driver(self._pool(), loop.create_future, Connection, self._on_log, keeps_stacks)
         loop.add_reader(driver.fileno(), driver.drain)
-        if not self._drivers:
+        if self._log_loop not in self._drivers:
             driver.follow_log()
+            self._log_loop = loop
         self._drivers[loop] = driver
         return driver
 
@@ -284,21 +254,17 @@ class ConnectionPoolManager:
         else:
             self._close_driver(loop, driver)
 
-    async def _wait_for_lease(
-        self, driver: Driver, future: asyncio.Future[Connection], request: int
-    ) -> Connection:
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if future.cancelled() or not future.done():
-                driver.cancel(request)
-            elif future.exception() is None:
-                future.result()._release()
-            raise
-        except PoolTimeoutError as error:
+    def _wait_failed(
+        self, driver: Driver, future: asyncio.Future[Connection], request: int, error: BaseException
+    ) -> None:
+        """A wait for a connection ended with an error; called by `Acquire`."""
+        if isinstance(error, PoolTimeoutError):
             for holder in self.holders()[:3]:
                 error.add_note(f"Held for {holder.held_seconds:.1f} s, acquired at:\n{holder.stack}")
-            raise
+        elif future.cancelled() or not future.done():
+            driver.cancel(request)
+        elif future.exception() is None:
+            future.result()._release()
 
     def _on_log(self, level: int, message: str, context: str, timestamp: float, lease: int) -> None:
         fields = json.loads(context)
@@ -311,6 +277,8 @@ class ConnectionPoolManager:
 
 
 def _text(stack: list[tuple[str, int, str]]) -> str:
-    """The stack as a traceback writes it, without this package's own frames."""
-    frames = [frame for frame in reversed(stack) if not frame[0].startswith(_PACKAGE)]
+    """The stack as a traceback writes it, without the pool's own frames and asyncio's."""
+    frames = [
+        frame for frame in reversed(stack) if frame[0] not in _OURS and not frame[0].startswith(_ASYNCIO)
+    ]
     return "\n".join(f'  File "{file}", line {line}, in {name}' for file, line, name in frames)

@@ -77,6 +77,17 @@ def test_cut_passes_exactly_the_bytes_before_it_and_then_ends_orderly(peer, line
     wait_until(lambda: peer.ended == "end")
 
 
+def test_end_lets_the_server_finish_what_it_says(peer, line):
+    proxy, client = line
+    proxy.sessions[0].arm(Fault.at_byte(Action.END, Direction.TO_SERVER, 3))
+    client.sendall(READY)
+    wait_until(lambda: peer.ended == "end")
+    assert bytes(peer.got) == STARTUP + READY[:3]
+    peer.send(ROW)
+    peer.close()
+    assert read_all(client) == ROW
+
+
 def test_reset_passes_the_bytes_before_it_and_then_resets_both_sides(peer, line):
     proxy, client = line
     proxy.sessions[0].arm(Fault.before(Action.RESET, b"Z"))

@@ -13,14 +13,29 @@ from pqpool.validation.target import Target
 
 
 @pytest.fixture(scope="module")
-def measured(server: ThrowawayServer, duration: float) -> Soak:
-    """One soak for the whole module; what it does, and what is judged, is the validation command's SC-006."""
+def measured(server: ThrowawayServer, duration: float, request: pytest.FixtureRequest) -> Soak:
+    """One soak for the whole module; what it does, and what is judged, is the validation command's SC-006.
+
+    Whoever starts a run of a day wants to see that it goes on, and its figures also where it passes.
+    """
 
     def say(line: str) -> None:
         if sys.stdout.isatty():
             print(f"\r{line} ", end="", flush=True)
 
-    return asyncio.run(soak(Target(server.url, server), duration, say))
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        result = asyncio.run(soak(Target(server.url, server), duration, say))
+        print(f"\n{figures(result)}")
+    return result
+
+
+def figures(measured: Soak) -> str:
+    lines = [f"{limit.name}: {limit.value:.3g} {limit.unit}".rstrip() for limit in measured.limits()]
+    lines.append(f"memory slope: {measured.memory_slope() / 1024:.3g} KiB/s")
+    lines.append(f"{measured.operations} operations in {measured.seconds:.0f} s of judged time")
+    lines.append(", ".join(f"{name} {count}" for name, count in measured.refused.most_common()))
+    return "\n".join(lines)
 
 
 def test_load_did_work_and_met_every_kind_of_failure(measured: Soak) -> None:

@@ -97,13 +97,13 @@ def test_env_file_understands_comments_export_and_quotes(
         monkeypatch.setitem(sys.modules, "dotenv", None)
     (clean_surroundings / ".env").write_text(
         "# settings\n\nexport POOL_MIN_SIZE=3 # three\nPOOL_INIT_SQL='SET a = b' # note\n"
-        'POOL_LOG_FILE="/tmp/a b.log"\nDATABASE_URL=postgresql://h/d?a=b\nOTHER\n'
+        'POOL_LOG_FILE="/tmp/a b.log"\nDATABASE_URL=postgresql://h/d?application_name=b\nOTHER\n'
     )
     before = dict(os.environ)
     config = PoolConfig()
     assert (config.min_size, config.init_sql) == (3, "SET a = b")
     assert config.log_file == "/tmp/a b.log"
-    assert config.database_url == "postgresql://h/d?a=b"
+    assert config.database_url == "postgresql://h/d?application_name=b"
     assert dict(os.environ) == before
 
 

@@ -161,13 +161,20 @@ def test_log_line_that_is_no_json_object_is_malformed() -> None:
 def test_event_without_its_fields_is_not_found(tmp_path: Path) -> None:
     leak = next(event for event in EVENTS if event.name == "leak")
     line = {**LINE, "level": "WARNING", "message": "Potential connection leak detected: 7"}
-    context = dict.fromkeys(leak.context, "told")
+    told = {**line, "context": dict.fromkeys(leak.context, "told")}
+    told_whole = {**line, "context": dict.fromkeys(leak.context + leak.logger_context, "told")}
     log = Log(tmp_path)
-    assert shortcoming(leak, log) == "no such line"
-    (tmp_path / "pool.log").write_text(json.dumps(line) + "\n")
-    assert "without" in shortcoming(leak, log)
-    (tmp_path / "pool.log").write_text(json.dumps({**line, "context": context}) + "\n")
-    assert shortcoming(leak, log) == "found"
+
+    def found(pool: dict[str, object], logger: dict[str, object]) -> str:
+        (tmp_path / "pool.log").write_text(json.dumps(pool) + "\n")
+        log.logger_file.write_text(json.dumps(logger) + "\n")
+        return shortcoming(leak, log)
+
+    assert shortcoming(leak, log) == "no such line in the pool's own file"
+    assert found(line, told_whole).startswith("without connection_id, without held_duration_seconds in the pool")
+    assert found(told, told) == "without stack in the logger pqpool"
+    assert found(told, {**told_whole, "level": "INFO"}) == "level INFO in the logger pqpool"
+    assert found(told, told_whole) == "found"
 
 
 def soaked(**last: int) -> Soak:

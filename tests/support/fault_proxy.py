@@ -35,9 +35,10 @@ _CALL_LIMIT = 10.0
 
 
 class Action(Enum):
-    """What happens when a fault is due. Nothing past its place is forwarded, in either direction."""
+    """What happens when a fault is due. Nothing past its place is forwarded, nor, but for END, the other way."""
 
     CUT = "cut"  # an orderly end: FIN to both sides
+    END = "end"  # the server hears an orderly end; its answers to what it heard still pass, then its own end
     RESET = "reset"  # RST to both sides
     SWALLOW = "swallow"  # a black hole: bytes vanish, nothing is closed
     STALL = "stall"  # bytes are kept back until resume()
@@ -141,6 +142,7 @@ class ProxiedConnection:
         self._parsers = {way: MessageParser(way, self._wire) for way in Direction}
         self._armed: _Armed | None = None
         self._swallowing = False
+        self._ending = False
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._task: asyncio.Task[None] | None = None
@@ -178,6 +180,11 @@ class ProxiedConnection:
         self.fired.set()
         if action is Action.STALL:
             self._flowing.clear()
+            return
+        if action is Action.END:
+            self._ending = True
+            with contextlib.suppress(OSError):
+                self._server.shutdown(socket.SHUT_WR)
             return
         self._swallowing = True
         self._flowing.set()
@@ -223,7 +230,7 @@ class ProxiedConnection:
         while data := await loop.sock_recv(source, 65536):
             marks = parser.feed(data)
             await self._flowing.wait()
-            if self._swallowing:
+            if self._swallows(direction):
                 continue
             place = self._armed.place_in(direction, len(data), marks) if self._armed else None
             if place is not None and self._armed is not None:
@@ -235,12 +242,15 @@ class ProxiedConnection:
                     await _until_sent(target)
                 self._strike(action)
                 await self._flowing.wait()
-            if not self._swallowing:
+            if not self._swallows(direction):
                 await self._send(target, data)
         await self._flowing.wait()
-        if not self._swallowing:
+        if not self._swallows(direction):
             with contextlib.suppress(OSError):
                 target.shutdown(socket.SHUT_WR)
+
+    def _swallows(self, direction: Direction) -> bool:
+        return self._swallowing or (self._ending and direction is Direction.TO_SERVER)
 
     @staticmethod
     async def _send(target: socket.socket, data: bytes) -> None:

@@ -6,11 +6,19 @@ import json
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 COMPONENT = "connection_pool"
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+class Origin(Enum):
+    """The two ways a line takes, both of which must carry every event."""
+
+    POOL_FILE = "the pool's own file"
+    LOGGER = "the logger pqpool"
 
 
 @dataclass(frozen=True)
@@ -21,6 +29,7 @@ class Event:
     message: str
     level: str
     context: tuple[str, ...] = ()
+    logger_context: tuple[str, ...] = ()  # what Python alone knows, and so only the logger's line can tell
     own_server: bool = False  # cannot be provoked on a server that must not be stopped
 
 
@@ -39,7 +48,8 @@ EVENTS = (
         "leak",
         r"^Potential connection leak detected: \S+",
         "WARNING",
-        ("connection_id", "held_duration_seconds", "stack"),
+        ("connection_id", "held_duration_seconds"),
+        ("stack",),
     ),
     Event("shutdown begun", r"^Connection pool shutting down", "INFO"),
     Event("shutdown by force", r"^Connection closed by force", "WARNING", ("connection_id",)),
@@ -48,24 +58,27 @@ EVENTS = (
 
 
 class Log:
-    """The JSON lines that the pools of one check have written into one folder, read anew each time."""
+    """The JSON lines of one check in one folder, read anew each time: files of the pools, one of the logger."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.logger_file = folder / "logger.log"
 
-    def lines(self) -> list[str]:
-        files = sorted(self.folder.glob("*.log"))
+    def lines(self, *origins: Origin) -> list[str]:
+        """The lines that came these ways; all of them without any."""
+        files = [
+            file
+            for file in sorted(self.folder.glob("*.log"))
+            if not origins or (Origin.LOGGER if file == self.logger_file else Origin.POOL_FILE) in origins
+        ]
         return [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
 
-    def entries(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.lines() if malformation(line) is None]
+    def entries(self, *origins: Origin) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.lines(*origins) if malformation(line) is None]
 
     def has(self, *names: str) -> bool:
-        """Whether each of the events stands there in full."""
-        entries = self.entries()
-        return all(
-            any(complete(event, entry) for entry in entries) for event in EVENTS if event.name in names
-        )
+        """Whether each of the events stands there in full, both ways."""
+        return all(shortcoming(event, self) == "found" for event in EVENTS if event.name in names)
 
 
 def malformation(line: str) -> str | None:
@@ -95,21 +108,20 @@ def matches(event: Event, entry: dict[str, Any]) -> bool:
     return re.search(event.message, entry["message"], re.IGNORECASE) is not None
 
 
-def complete(event: Event, entry: dict[str, Any]) -> bool:
-    """Whether the entry is this event, at its level, with everything its context must tell."""
-    told = all(entry["context"].get(name) not in (None, "", []) for name in event.context)
-    return matches(event, entry) and entry["level"] == event.level and told
+def missing(event: Event, entry: dict[str, Any], origin: Origin) -> list[str]:
+    """What an entry of this event does not tell, or tells at another level."""
+    wanted = event.context + (event.logger_context if origin is Origin.LOGGER else ())
+    found = [f"without {name}" for name in wanted if entry["context"].get(name) in (None, "", [])]
+    return found if entry["level"] == event.level else [*found, f"level {entry['level']}"]
 
 
 def shortcoming(event: Event, log: Log) -> str:
-    """``found``, or what is missing where the event was looked for."""
-    candidates = [entry for entry in log.entries() if matches(event, entry)]
-    if any(complete(event, entry) for entry in candidates):
-        return "found"
-    if not candidates:
-        return "no such line"
-    nearest = candidates[0]
-    missing = [name for name in event.context if nearest["context"].get(name) in (None, "", [])]
-    return (
-        f"level {nearest['level']}, without {', '.join(missing)}" if missing else f"level {nearest['level']}"
-    )
+    """``found``, or what is missing, and on which way: every line of the event must be complete."""
+    for origin in Origin:
+        entries = [entry for entry in log.entries(origin) if matches(event, entry)]
+        if not entries:
+            return f"no such line in {origin.value}"
+        for entry in entries:
+            if problems := missing(event, entry, origin):
+                return f"{', '.join(problems)} in {origin.value}"
+    return "found"

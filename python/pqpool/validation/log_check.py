@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import ConnectionPoolError
 from ..pool_logging import add_log_file, get_pool_logger
-from .events import EVENTS, Log, malformation, shortcoming
+from .events import EVENTS, Log, Origin, malformation, shortcoming
 from .measure import wait_until
 from .registry import Probe
 from .target import Target
@@ -22,7 +22,7 @@ async def log_messages(probe: Probe) -> None:
     wanted = [event for event in EVENTS if target.server is not None or not event.own_server]
     with tempfile.TemporaryDirectory(prefix="pqpool-log-") as folder:
         log = Log(Path(folder))
-        with python_log_file(log.folder / "python.log"):
+        with logger_file(log.logger_file):
             await provoke(probe, log)
             if target.server is not None:
                 await provoke_failed_validation(target, log)
@@ -30,6 +30,7 @@ async def log_messages(probe: Probe) -> None:
         lines = log.lines()
         for event in wanted:
             probe.equal(event.name, shortcoming(event, log), "found")
+        probe.equal("the leak's stack names its place", leak_names(log, provoke.__name__), "yes")
     wrong = [f"{problem}: {line[:200]}" for line in lines if (problem := malformation(line))]
     probe.equal("malformed lines", wrong[0] if wrong else 0, 0)
     probe.equal("lines with the password", sum(target.holds_password(line) for line in lines), 0)
@@ -68,8 +69,9 @@ async def provoke(probe: Probe, log: Log) -> None:
             await appears(log, "recovered", timeout=30)
 
         probe.say("a shutdown by force")
-        await manager.acquire()
+        held = await manager.acquire()  # a lease that nobody refers to would be given back
         await manager.shutdown(timeout=0.2)
+        await manager.release(held)
 
 
 async def provoke_failed_validation(target: Target, log: Log) -> None:
@@ -91,8 +93,13 @@ async def appears(log: Log, *events: str, timeout: float = 5.0) -> None:
     await wait_until(lambda: log.has(*events), timeout, 0.1)
 
 
+def leak_names(log: Log, function: str) -> str:
+    stacks = [entry["context"].get("stack", "") for entry in log.entries(Origin.LOGGER)]
+    return "yes" if any(f"in {function}" in stack for stack in stacks) else "no"
+
+
 @contextlib.contextmanager
-def python_log_file(path: Path) -> Iterator[None]:
+def logger_file(path: Path) -> Iterator[None]:
     """All that reaches the logger ``pqpool``, in a file beside the ones that the pools write themselves."""
     logger = get_pool_logger()
     level = logger.level
@@ -116,15 +123,22 @@ class CuttableProxy:
         self._upstream = (host, port)
         self.port = 0
         self.cut_at_next_byte = False
+        self._serving: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator[CuttableProxy]:
-        listener = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        listener = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.port = listener.sockets[0].getsockname()[1]
         try:
             yield self
         finally:
             listener.close()
+            for task in self._serving:
+                task.cancel()
+            await asyncio.gather(*self._serving, return_exceptions=True)
+
+    def _accept(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        self._serving.add(asyncio.create_task(self._serve(client, to_client)))
 
     async def _serve(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         server, to_server = await asyncio.open_connection(*self._upstream)

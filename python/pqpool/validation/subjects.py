@@ -103,7 +103,11 @@ def raw_connect_seconds() -> float:
 
 
 def load() -> None:
-    """Thirty tasks use a pool without pause. ``healthy`` waits for health, ``finish`` ends everything."""
+    """Thirty tasks use a pool without pause. ``healthy`` waits for health, ``finish`` ends everything.
+
+    While requests wait with every connection out, a pool is degraded by its rule: for the look at its health the
+    load rests.
+    """
     import asyncio
     import collections
     import resource
@@ -116,10 +120,13 @@ def load() -> None:
     done = 0
     errors: collections.Counter[str] = collections.Counter()
     going_on = True
+    at_work = asyncio.Event()
+    at_work.set()
 
     async def work(manager: Any) -> None:
         nonlocal done
         while going_on:
+            await at_work.wait()
             try:
                 async with manager.acquire() as conn:
                     await conn.fetchval("SELECT pg_sleep(0.001)")
@@ -137,12 +144,14 @@ def load() -> None:
             tasks = [asyncio.create_task(work(manager)) for _ in range(30)]
             report(ready=True)
             while (command := (await asyncio.to_thread(sys.stdin.readline)).strip()) == "healthy":
+                at_work.clear()
                 # No event tells of health: asking is how a service learns of it.
                 for _ in range(3000):
                     if (await manager.health_check()).status.value == "healthy":
                         break
                     await asyncio.sleep(0.01)
                 health = await manager.health_check()
+                at_work.set()
                 report(done=done, health=health.status.value)
             going_on = False
             ended, pending = await asyncio.wait(tasks, timeout=30)

@@ -1,0 +1,141 @@
+// What the driver's files share: one event loop's side of a pool, its leases, and the requests under way. All of it needs the GIL.
+#pragma once
+
+#include <array>
+#include <memory>
+
+#include "driver.hpp"
+
+namespace pqpool_python {
+
+constexpr int kStackDepth = 8;
+
+// The code of asyncio's Handle._run: what lies below it is the event loop's, the same for everyone.
+extern PyCodeObject* end_of_stack;
+
+// Who acquired, as (code, instruction) pairs: cheap to take, and turned into text only when somebody reads it.
+class Stack {
+public:
+    Stack() = default;
+    Stack(Stack&& other) noexcept { swap(other); }
+    ~Stack() { clear(); }
+    void swap(Stack& other) noexcept {
+        std::swap(frames_, other.frames_);
+        std::swap(depth_, other.depth_);
+    }
+    void take() {
+        PyFrameObject* frame = PyEval_GetFrame();
+        Py_XINCREF(frame);
+        while (frame) {
+            PyCodeObject* code = PyFrame_GetCode(frame);
+            if (code == end_of_stack) {
+                Py_DECREF(code);
+                break;
+            }
+            frames_[depth_++] = {code, PyFrame_GetLasti(frame)};
+            if (depth_ == kStackDepth) break;
+            PyFrameObject* caller = PyFrame_GetBack(frame);
+            Py_DECREF(frame);
+            frame = caller;
+        }
+        Py_XDECREF(frame);
+    }
+    void clear() {
+        while (depth_ > 0) Py_DECREF(frames_[--depth_].code);
+    }
+    PyObject* lines() const {  // [(file, line, function), …], innermost first
+        PyObject* list = PyList_New(depth_);
+        for (int i = 0; list && i < depth_; i++) {
+            PyCodeObject* code = frames_[i].code;
+            PyObject* line = Py_BuildValue("(OiO)", code->co_filename, PyCode_Addr2Line(code, frames_[i].instruction), code->co_qualname);
+            if (!line) Py_CLEAR(list);
+            else PyList_SET_ITEM(list, i, line);
+        }
+        return list;
+    }
+
+private:
+    struct Frame {
+        PyCodeObject* code;
+        int instruction;
+    };
+    std::array<Frame, kStackDepth> frames_;
+    int depth_ = 0;
+};
+
+enum class Mode : int { value = 0, row = 1, rows = 2, tag = 3, nothing = 4, acquire = 5 };
+
+// A submitted request and the future that waits for it.
+struct Pending {
+    PyObject* future = nullptr;
+    PyObject* lease = nullptr;  // of a statement
+    Mode mode = Mode::nothing;
+    int column = 0;
+    uint64_t id = 0;
+    Stack stack;
+    Pending* next_free = nullptr;
+};
+
+struct Lease;
+
+struct Driver {
+    PyObject_HEAD
+    std::shared_ptr<PoolHandle> pool;
+    pqpool_queue* queue;
+    PyObject* create_future;
+    PyObject* lease_type;  // what acquire gives: a subclass of Lease
+    PyObject* on_log;
+    Lease* leases;  // those out, for the holders' stacks
+    Pending* free_pending;
+    Parameters parameters;
+    bool keeps_stacks;
+    bool follows_log;
+};
+
+struct Lease {
+    PyObject_HEAD
+    Driver* driver;
+    pqpool_lease handle;
+    uint64_t operation;  // the statement under way, or 0
+    bool released;
+    Stack stack;
+    Lease *previous, *next;
+};
+
+extern PyTypeObject *driver_type, *lease_type, *acquire_type;
+
+inline Driver* driver_of(PyObject* self) { return reinterpret_cast<Driver*>(self); }
+inline Lease* lease_of(PyObject* self) { return reinterpret_cast<Lease*>(self); }
+inline PyObject* object_of(Driver* driver) { return reinterpret_cast<PyObject*>(driver); }
+
+Pending* new_pending(Driver* driver, Mode mode);  // its future is nullptr, with a Python error set, where none could be made
+void free_pending(Driver* driver, Pending* pending);
+bool take_completions(Driver* driver);  // resolves the futures whose answers are there; false with a Python error set
+bool is_open(Driver* driver);
+// Seconds to the C interface's milliseconds; None is the pool's option.
+int64_t ms_of(PyObject* seconds, bool& good);
+
+// A Lease at once, or the future of one and the id of the request; all empty with a Python error set.
+struct Acquired {
+    Ref lease, future;
+    uint64_t id = 0;
+};
+Acquired acquire(Driver* driver, PyObject* timeout, PyObject* leak_timeout);
+Ref new_lease(Driver* driver, pqpool_lease handle, Stack& stack);
+PyObject* lease_release(PyObject* lease, PyObject*);
+void unlink(Lease* lease);
+
+bool add_lease_type(PyObject* module);
+bool add_acquire_type(PyObject* module);
+
+template <class Function>
+void* slot(Function function) {
+    return reinterpret_cast<void*>(function);
+}
+
+inline PyTypeObject* add_type(PyObject* module, const char* name, PyType_Spec& spec) {
+    auto* type = reinterpret_cast<PyTypeObject*>(PyType_FromSpec(&spec));
+    return type && PyModule_AddObjectRef(module, name, reinterpret_cast<PyObject*>(type)) == 0 ? type : nullptr;
+}
+
+}  // namespace pqpool_python

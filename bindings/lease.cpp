@@ -1,0 +1,177 @@
+// Lease: one connection in the hands of one event loop's tasks.
+#include "driver_types.hpp"
+
+#include <structmember.h>
+
+namespace pqpool_python {
+
+PyTypeObject* lease_type = nullptr;
+
+static void link(Lease* lease) {
+    lease->previous = nullptr;
+    lease->next = lease->driver->leases;
+    if (lease->next) lease->next->previous = lease;
+    lease->driver->leases = lease;
+}
+
+void unlink(Lease* lease) {
+    if (lease->next) lease->next->previous = lease->previous;
+    (lease->previous ? lease->previous->next : lease->driver->leases) = lease->next;
+    lease->previous = lease->next = nullptr;
+}
+
+Ref new_lease(Driver* driver, pqpool_lease handle, Stack& stack) {
+    auto* type = reinterpret_cast<PyTypeObject*>(driver->lease_type);
+    Lease* lease = lease_of(type->tp_alloc(type, 0));
+    if (!lease) return {};
+    new (&lease->stack) Stack;
+    lease->stack.swap(stack);
+    lease->driver = reinterpret_cast<Driver*>(Py_NewRef(reinterpret_cast<PyObject*>(driver)));
+    lease->handle = handle;
+    lease->released = false;
+    link(lease);
+    return Ref::steal(reinterpret_cast<PyObject*>(lease));
+}
+
+static bool is_usable(Lease* self) {
+    if (!self->released) return true;
+    raise_error("released", "the connection was released already. Suggestion: acquire a new one; a connection may not be kept beyond its release");
+    return false;
+}
+
+PyObject* lease_release(PyObject* object, PyObject*) {
+    Lease* self = lease_of(object);
+    if (!is_usable(self)) return nullptr;
+    self->released = true;
+    unlink(self);
+    Driver* driver = self->driver;
+    if (!driver->queue) Py_RETURN_NONE;  // the driver's close has released it
+    if (const int32_t status = pqpool_release(driver->pool->pool, self->handle); status != PQPOOL_OK) return raise_last_error(status);
+    // A waiter of this loop may have it already. From another thread, the loop's own takes care of that.
+    if (!take_completions(driver)) {
+        if (!PyErr_ExceptionMatches(PyExc_ValueError)) return nullptr;
+        PyErr_Clear();
+    }
+    Py_RETURN_NONE;
+}
+
+namespace {
+
+void release_without_error(Lease* self) {
+    if (std::exchange(self->released, true)) return;
+    unlink(self);
+    // After the driver's close the queue has released it.
+    if (self->driver->queue) pqpool_release(self->driver->pool->pool, self->handle);
+}
+
+int lease_clear(PyObject*) { return 0; }
+
+int lease_traverse(PyObject* object, visitproc visit, void* arg) {
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(reinterpret_cast<PyObject*>(lease_of(object)->driver));
+    return 0;
+}
+
+void lease_finalize(PyObject* object) {
+    Lease* self = lease_of(object);
+    if (!self->driver || self->released) return;
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    const Driver* driver = self->driver;
+    release_without_error(self);
+    if (driver->queue && PyErr_ResourceWarning(nullptr, 1, "a pqpool connection was never released; it went back to the pool when it was collected") != 0)
+        PyErr_WriteUnraisable(nullptr);
+    PyErr_Restore(type, value, trace);
+}
+
+void lease_dealloc(PyObject* object) {
+    if (PyObject_CallFinalizerFromDealloc(object) != 0) return;
+    Lease* self = lease_of(object);
+    PyTypeObject* type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
+    if (self->driver) {
+        self->stack.~Stack();
+        Py_DECREF(reinterpret_cast<PyObject*>(self->driver));
+    }
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+// _run(mode, query, args, column, timeout) -> future
+PyObject* lease_run(PyObject* object, PyObject* const* args, Py_ssize_t count) {
+    Lease* self = lease_of(object);
+    if (count != 5 || !PyTuple_Check(args[2])) return PyErr_SetString(PyExc_TypeError, "_run takes mode, query, args (a tuple), column and timeout"), nullptr;
+    if (!is_usable(self) || !is_open(self->driver)) return nullptr;
+    Driver* driver = self->driver;
+    if (!PyUnicode_Check(args[1])) return raise_error("invalid_argument", std::string("the query must be a str (got ") + Py_TYPE(args[1])->tp_name + ")");
+    Py_ssize_t length;
+    bool good = true;
+    pqpool_statement statement = PQPOOL_STATEMENT_INIT(PyUnicode_AsUTF8AndSize(args[1], &length));
+    if (!statement.sql) return nullptr;
+    if (static_cast<std::size_t>(length) != std::char_traits<char>::length(statement.sql))
+        return raise_error("invalid_argument", "the query holds a NUL character");
+    if (!driver->parameters.assign(&PyTuple_GET_ITEM(args[2], 0), PyTuple_GET_SIZE(args[2]))) return nullptr;
+    statement.result_format = PQPOOL_AUTOMATIC;
+    statement.parameters = driver->parameters.data();
+    statement.parameter_count = driver->parameters.size();
+    statement.timeout_ms = ms_of(args[4], good);
+    const auto mode = static_cast<Mode>(PyLong_AsLong(args[0]));
+    const long column = PyLong_AsLong(args[3]);
+    if (!good || PyErr_Occurred()) return nullptr;
+    Pending* pending = new_pending(driver, mode);
+    if (!pending->future) return free_pending(driver, pending), nullptr;
+    pending->column = static_cast<int>(column);
+    pending->lease = Py_NewRef(object);
+    const int32_t status = pqpool_execute_async(driver->queue, self->handle, &statement, pending, &pending->id);
+    if (status != PQPOOL_OK) {
+        free_pending(driver, pending);
+        return raise_last_error(status);
+    }
+    self->operation = pending->id;
+    const Ref future = Ref::borrow(pending->future);
+    return take_completions(driver) ? Py_NewRef(future.get()) : nullptr;
+}
+
+// _cancel(): the statement under way is cancelled on the server; the lease stays usable
+PyObject* lease_cancel(PyObject* object, PyObject*) {
+    Lease* self = lease_of(object);
+    if (self->released || self->operation == 0 || !self->driver->queue) Py_RETURN_FALSE;
+    int32_t cancelled = 0;
+    const int32_t status = pqpool_queue_cancel(self->driver->queue, self->operation, &cancelled);
+    if (status != PQPOOL_OK) return raise_last_error(status);
+    return take_completions(self->driver) ? PyBool_FromLong(cancelled) : nullptr;
+}
+
+PyObject* lease_stack(PyObject* object, PyObject*) { return lease_of(object)->stack.lines(); }
+
+PyMethodDef lease_methods[] = {
+    {"_run", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(lease_run)), METH_FASTCALL, "_run(mode, query, args, column, timeout): a future."},
+    {"_cancel", lease_cancel, METH_NOARGS, "Cancels the statement under way; True where there was one."},
+    {"_release", lease_release, METH_NOARGS, "Gives the connection back."},
+    {"_stack", lease_stack, METH_NOARGS, "Who acquired it: (file, line, function) triples, innermost first."},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+PyMemberDef lease_members[] = {
+    {"_released", T_BOOL, offsetof(Lease, released), READONLY, "Whether it was given back."},
+    {"_handle", T_ULONGLONG, offsetof(Lease, handle), READONLY, "Its name in the pool."},
+    {"_driver", T_OBJECT, offsetof(Lease, driver), READONLY, "The event loop's side it belongs to."},
+    {"_operation", T_ULONGLONG, offsetof(Lease, operation), READONLY, "The statement under way, or 0."},
+    {nullptr, 0, 0, 0, nullptr},
+};
+
+}  // namespace
+
+bool add_lease_type(PyObject* module) {
+    PyType_Slot lease_slots[] = {
+        {Py_tp_dealloc, slot(lease_dealloc)}, {Py_tp_traverse, slot(lease_traverse)}, {Py_tp_clear, slot(lease_clear)},
+        {Py_tp_finalize, slot(lease_finalize)}, {Py_tp_methods, lease_methods},       {Py_tp_members, lease_members},
+        {Py_tp_doc, const_cast<char*>("One connection in the hands of one event loop's tasks. Made by Driver.acquire only.")},
+        {0, nullptr},
+    };
+    PyType_Spec lease_spec{"pqpool._pqpool.Lease", sizeof(Lease), 0,
+                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION, lease_slots};
+    return (lease_type = add_type(module, "Lease", lease_spec)) != nullptr;
+}
+
+}  // namespace pqpool_python
