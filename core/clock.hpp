@@ -23,6 +23,9 @@ inline Nanos read_clock(clockid_t clock) {
 
 inline Nanos monotonic_now() { return read_clock(CLOCK_MONOTONIC); }
 
+// The same clock as of its last tick, up to 4 ms ago, for a quarter of the price.
+inline Nanos coarse_now() { return read_clock(CLOCK_MONOTONIC_COARSE); }
+
 inline Nanos from_seconds(double seconds) { return static_cast<Nanos>(seconds * 1e9); }
 inline double to_seconds(Nanos t) { return static_cast<double>(t) / 1e9; }
 inline double to_ms(Nanos t) { return static_cast<double>(t) / 1e6; }

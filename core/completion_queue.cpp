@@ -150,9 +150,9 @@ std::uint64_t CompletionQueue::shut_down(Nanos timeout, void* user_data) {
 }
 
 // Drives the operation as far as it goes without waiting.
-void CompletionQueue::go_on(AsyncOperation& operation, bool saw_reset) {
+void CompletionQueue::go_on(AsyncOperation& operation, std::uint32_t seen) {
     Lease& lease = operation.operation.lease();
-    const Need need = operation.operation.resume(saw_reset);
+    const Need need = operation.operation.resume(seen);
     if (operation.settles != (need == Need::settle)) {
         operation.settles = !operation.settles;
         settling_ += operation.settles ? 1 : -1;
@@ -181,7 +181,7 @@ void CompletionQueue::replace(AsyncOperation& operation) {
     waiting.queue = this;
     waiting.operation = &operation;
     try {
-        if (!pool_->ask_replacement(lease, waiting)) {
+        if (!pool_->ask_replacement(lease, waiting, operation.operation.deadline())) {
             operation.waits_for_pool = true;
             return;
         }
@@ -195,7 +195,7 @@ void CompletionQueue::granted(AsyncOperation& operation) {
     Lease& lease = *operation.waiting->lease;
     watch(lease, 0);
     if (operation.kind == AsyncOperation::Kind::run) return begin(operation, lease, true, pool_->statement_deadline(operation.statement_timeout));
-    if (pool_->checks_before_grant() && lease.needs_check) return begin(operation, lease, false, pool_->statement_deadline(operation.waiting->patience));
+    if (pool_->checks_before_grant() && lease.needs_check) return begin(operation, lease, false, operation.waiting->deadline);
     complete(operation, lease.handle.load(std::memory_order_relaxed), Result());
 }
 
@@ -316,10 +316,10 @@ void CompletionQueue::on_socket(std::uint64_t key, std::uint32_t what) {
         return;
     }
     Lease& lease = *watched.lease;
-    if (lease.operation) return go_on(*lease.operation, what & Poller::kError);
+    if (lease.operation) return go_on(*lease.operation, what);
     // Nothing is under way: what is left of a cancelled statement, a notice, or the end.
     Connection& connection = *lease.connection;
-    if (!connection.is_lost()) connection.advance(what & Poller::kError);
+    if (!connection.is_lost()) connection.advance(what);
     if (!connection.is_lost()) return;
     poller_.forget(watched.fd);
     watched.what = 0;
@@ -341,8 +341,9 @@ void CompletionQueue::expire() {
             next = std::min(next, operation.operation.deadline());
             continue;
         }
+        const bool acquires = operation.kind == AsyncOperation::Kind::acquire;
         abandon(operation);
-        complete(operation, 0, Result(Pool::statement_timeout()));
+        complete(operation, 0, Result(acquires ? pool_->acquire_timeout(operation.waiting->patience) : Pool::statement_timeout()));
     }
     armed_ = next;
     poller_.arm_timer(next, kTimerKey);

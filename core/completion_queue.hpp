@@ -82,7 +82,7 @@ private:
     AsyncOperation* find(std::uint64_t id);
     void free_operation(AsyncOperation& operation);
     void complete(AsyncOperation& operation, LeaseHandle lease, Result result);
-    void go_on(AsyncOperation& operation, bool saw_reset = false);
+    void go_on(AsyncOperation& operation, std::uint32_t seen = 0);
     void replace(AsyncOperation& operation);
     void answered(AsyncOperation& operation);
     void granted(AsyncOperation& operation);

@@ -105,8 +105,8 @@ public:
     void begin_reset();  // ROLLBACK if needed, and the whole reset
     bool is_busy() const { return !parts_.empty(); }
     bool wants_to_write() const { return write_pending_; }
-    // Writes and reads what the socket takes and gives. saw_reset: poll reported an error on the socket.
-    Progress advance(bool saw_reset = false);
+    // Writes and reads what the socket takes and gives. seen: the Poller's bits of the event that led here.
+    Progress advance(std::uint32_t seen = 0);
     // After a batch is done, once.
     Verdict verdict() const;
     // Of the last batch: it had a check, and the server answered that.
@@ -167,6 +167,7 @@ private:
     void send_sync();
     void flush();
     void start_batch();
+    void note_seen(std::uint32_t seen);
     void take_part_result(pg_result* pg);
     void take_failure(Part part, Result result);
     void take_statement_error(Result result, std::string_view sqlstate);
@@ -196,7 +197,9 @@ private:
     bool check_answered_ = false, check_failed_ = false, reset_failed_ = false, statement_answered_ = false, statement_aborted_ = false;
     CachedStatement* known_ = nullptr;  // the statement's entry in the cache
     bool by_name_ = false, stale_plan_ = false;
-    bool fatal_ = false, saw_reset_ = false;
+    bool fatal_ = false;     // the server's last word came
+    bool farewell_ = false;  // or a notice in its place, as from a server that is stopped at once
+    bool received_ = false, ended_in_order_ = false;
     std::uint16_t reset_under_way_ = kDirtNone;
     Result result_;
 

@@ -3,10 +3,12 @@
 // A batch is [reset…] [check] [prepare] statement, each with its Sync as the rules want, sent in one packet where libpq allows. One batch is under
 // way at a time. Results come in order; parts_ lists what is still to be answered.
 #include <libpq-fe.h>
+#include <sys/ioctl.h>
 
 #include <cstring>
 
 #include "core/connection.hpp"
+#include "core/poller.hpp"
 
 namespace pqpool {
 
@@ -55,7 +57,7 @@ void Connection::start_batch() {
     was_in_transaction_ = in_transaction();
     checks_ = own_sync_ = check_answered_ = check_failed_ = reset_failed_ = statement_answered_ = statement_aborted_ = false;
     known_ = nullptr;
-    by_name_ = stale_plan_ = fatal_ = saw_reset_ = false;
+    by_name_ = stale_plan_ = fatal_ = farewell_ = received_ = ended_in_order_ = false;
     reset_under_way_ = kDirtNone;
     cancel_.reset();
     result_ = Result();
@@ -202,8 +204,20 @@ void Connection::send_statement(const Statement& s) {
     parts_.push_back(Part::statement);
 }
 
-Progress Connection::advance(bool saw_reset) {
-    saw_reset_ |= saw_reset;
+// An end in order comes after all that was sent before it. A reset does not: it destroys what is still on its way. What is not known to be the first
+// counts as the second.
+void Connection::note_seen(std::uint32_t seen) {
+    if (seen & Poller::kHangUp) {
+        int bytes = 0;
+        ended_in_order_ |= !(seen & Poller::kError);
+        received_ |= !PQsslInUse(pg_) && ioctl(fd_, FIONREAD, &bytes) == 0 && bytes > 0;  // TLS has a farewell of its own
+    } else if (seen & Poller::kRead) {
+        received_ = true;
+    }
+}
+
+Progress Connection::advance(std::uint32_t seen) {
+    if (!lost_) note_seen(seen);
     if (write_pending_) flush();
     if (!lost_ && PQconsumeInput(pg_) != 1) lose();
     while (part_ < parts_.size()) {
@@ -316,6 +330,8 @@ void Connection::lose() {
 void Connection::on_notice(void* self, const pg_result* notice) {
     auto& connection = *static_cast<Connection*>(self);
     const char* severity = PQresultErrorField(notice, PG_DIAG_SEVERITY_NONLOCALIZED);
+    const char* sqlstate = PQresultErrorField(notice, PG_DIAG_SQLSTATE);
+    connection.farewell_ |= sqlstate && std::strncmp(sqlstate, "57P0", 4) == 0;
     if (!severity || (std::strcmp(severity, "FATAL") != 0 && std::strcmp(severity, "PANIC") != 0)) return;
     connection.fatal_ = connection.condemned_ = true;
     connection.loss_message_ = PQresultErrorMessage(notice);
@@ -333,8 +349,10 @@ Verdict Connection::verdict() const {
     }
     if (!checks_) return Verdict::unknown;
     if (own_sync_) {
-        // The server flushes the check's answer at its Sync, before it reads on. An orderly end before that answer: it never read the statement.
-        return !check_answered_ && (fatal_ || !saw_reset_) ? Verdict::again_elsewhere : Verdict::unknown;
+        // The server flushes the check's answer at its Sync, before it reads on. An orderly end before that answer: it never read the statement. But a
+        // server's end never tears an answer apart: where some of it came, something in between has lost bytes, perhaps a whole answer.
+        const bool orderly = fatal_ || (ended_in_order_ && (!received_ || farewell_));
+        return orderly && !check_answered_ ? Verdict::again_elsewhere : Verdict::unknown;
     }
     return fatal_ && !statement_answered_ ? Verdict::again_elsewhere : Verdict::unknown;  // rolled back with the implicit transaction
 }

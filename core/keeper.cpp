@@ -75,7 +75,7 @@ void Keeper::run() {
             }
             const SlotId slot{static_cast<std::uint32_t>(events[i].key >> 32), static_cast<std::uint32_t>(events[i].key)};
             if (const auto job = jobs_.find(slot.index); job != jobs_.end() && job->second.slot == slot) {
-                step(slot.index, events[i].what & Poller::kError);
+                step(slot.index);
             } else if (const auto watched = watched_.find(slot.index); watched != watched_.end() && watched->second.first == slot.generation) {
                 poller_.forget(watched->second.second);
                 watched_.erase(watched);
@@ -93,7 +93,7 @@ void Keeper::run() {
             std::vector<std::uint32_t> settling;
             for (const auto& [index, job] : jobs_)
                 if (job.phase == Phase::settling) settling.push_back(index);
-            for (const auto index : settling) step(index, false);
+            for (const auto index : settling) step(index);
         }
         expire(monotonic_now());
         next = client_.on_tick();
@@ -129,12 +129,12 @@ void Keeper::begin(Command command) {
         case Task::check: {
             Job& job = jobs_[index] = Job{command.task, command.slot, Phase::checking, std::move(command.connection), now + kCheckTimeout, now};
             job.connection->begin(nullptr, Connection::Check::pipelined);
-            return step(index, false);
+            return step(index);
         }
         case Task::clean: {
             Job& job = jobs_[index] = Job{command.task, command.slot, Phase::settling, std::move(command.connection), now + kCleanTimeout};
             if (job.connection->is_busy() && !job.connection->cancel_request()) send_cancel(job.connection->make_cancel());
-            return step(index, false);
+            return step(index);
         }
     }
 }
@@ -181,7 +181,7 @@ void Keeper::connect(Job& job, const ConnectPlan& plan) {
     try {
         job.connection = std::make_unique<Connection>(plan, settings_.connection);
         // libpq asks to be treated as if it had returned "writing" at first; a socket that failed at once says so on the first step.
-        if (job.connection->fd() < 0) return step(job.slot.index, false);
+        if (job.connection->fd() < 0) return step(job.slot.index);
         await(job, Progress::write);
     } catch (const Error& e) {
         fail_opening(job, e);
@@ -195,14 +195,14 @@ void Keeper::await(Job& job, Progress progress) {
     if (!connecting) watched_[job.slot.index] = {job.slot.generation, job.connection->fd()};
 }
 
-void Keeper::step(std::uint32_t index, bool saw_reset) {
+void Keeper::step(std::uint32_t index) {
     Job& job = jobs_.at(index);
     if (job.task == Task::open) {
         step_connect(job);
     } else if (job.task == Task::clean) {
-        step_clean(job, saw_reset);
+        step_clean(job);
     } else {
-        const Progress progress = job.connection->advance(saw_reset);
+        const Progress progress = job.connection->advance();
         if (progress != Progress::done) return await(job, progress);
         finish(job, job.connection->verdict() == Verdict::answered);
     }
@@ -227,11 +227,11 @@ bool Keeper::step_connect(Job& job) {
     return finish(job, true), true;
 }
 
-bool Keeper::step_clean(Job& job, bool saw_reset) {
+bool Keeper::step_clean(Job& job) {
     Connection& connection = *job.connection;
     if (job.phase == Phase::settling) {
         if (connection.is_busy()) {
-            const Progress progress = connection.advance(saw_reset);
+            const Progress progress = connection.advance();
             if (progress != Progress::done) return await(job, progress), false;
         }
         // Until the cancel request has been taken by the server it could hit the next statement.
@@ -240,7 +240,7 @@ bool Keeper::step_clean(Job& job, bool saw_reset) {
         job.phase = Phase::resetting;
         connection.begin_reset();
     }
-    const Progress progress = connection.advance(saw_reset);
+    const Progress progress = connection.advance();
     if (progress != Progress::done) return await(job, progress), false;
     return finish(job, connection.verdict() == Verdict::answered), true;
 }

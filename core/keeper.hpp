@@ -92,9 +92,9 @@ private:
     void take_resolution();
     void ask_resolver();
     void connect(Job& job, const ConnectPlan& plan);
-    void step(std::uint32_t index, bool saw_reset);
+    void step(std::uint32_t index);
     bool step_connect(Job& job);
-    bool step_clean(Job& job, bool saw_reset);
+    bool step_clean(Job& job);
     void fail_opening(Job& job, const Error& error);
     void finish(Job& job, bool good);
     void expire(Nanos now);

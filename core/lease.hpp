@@ -124,7 +124,7 @@ struct Waiting {
 
     enum class For { acquire, replacement, opening, shutdown };
     For what = For::acquire;
-    Nanos patience = 0;
+    Nanos patience = 0, deadline = 0;
     std::string tag;
     CompletionQueue* queue = nullptr;       // who is told; none: the thread in wait()
     AsyncOperation* operation = nullptr;

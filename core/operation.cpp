@@ -18,11 +18,11 @@ void Operation::begin(Lease& lease, bool has_statement, Nanos deadline) {
     if (has_statement) lease.last_statement.set(statement_.text());
 }
 
-Need Operation::resume(bool saw_reset) {
+Need Operation::resume(std::uint32_t seen) {
     if (phase_ == Phase::done) return Need::nothing;
     try {
         if (phase_ == Phase::start) return start();
-        switch (lease_->connection->advance(saw_reset)) {
+        switch (lease_->connection->advance(seen)) {
             case Progress::read: return Need::read;
             case Progress::write: return Need::write;
             case Progress::done: break;

@@ -19,7 +19,7 @@ class Operation {
 public:
     // Without a statement only the validation is made. deadline: kNever = none.
     void begin(Lease& lease, bool has_statement, Nanos deadline);
-    Need resume(bool saw_reset = false);
+    Need resume(std::uint32_t seen = 0);  // seen: the Poller's bits of the event that led here
     void fail(Error error) { result_ = Result(std::move(error)); phase_ = Phase::done; }
 
     Statement& statement() { return statement_; }

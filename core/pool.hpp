@@ -74,7 +74,7 @@ public:
     // ---- leases: for the completion queue ----
     // True where `waiting` is answered at once; else its queue is told.
     bool ask(const AcquireRequest& request, Waiting& waiting);
-    bool ask_replacement(Lease& lease, Waiting& waiting);
+    bool ask_replacement(Lease& lease, Waiting& waiting, Nanos deadline);
     bool take_back(Waiting& waiting);  // false where it has been answered already
     Lease& find_lease(LeaseHandle handle) const;  // throws Error(released)
     void release_owned(Lease& lease);
@@ -84,6 +84,8 @@ public:
     Keeper& keeper() { return keeper_; }
     // What a statement that ran past its deadline ends with.
     static Error statement_timeout();
+    // What an acquire ends with whose connection has not answered its check by the deadline.
+    Error acquire_timeout(Nanos patience) const;
     bool checks_before_grant() const { return validation_ == Validation::blocking; }
 
     // ---- looking ----
@@ -133,7 +135,7 @@ private:
     Lease& begin_use(LeaseHandle handle);
     void end_use(Lease& lease);
     Result drive(Operation& operation);
-    bool wait_for(Operation& operation, Need need, bool& saw_reset);
+    bool wait_for(Operation& operation, Need need, std::uint32_t& seen);
     Error refusal(ErrorKind kind, Nanos patience) const;
     std::vector<Holder> holders_locked() const;
     void add_log(LogLevel level, std::string message, LogContext context, LeaseHandle subject = 0);

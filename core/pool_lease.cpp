@@ -1,4 +1,5 @@
 // Leases: acquiring, running statements, giving back; and what the log says of all that.
+#include <algorithm>
 #include <cinttypes>
 #include <cstdio>
 
@@ -65,11 +66,12 @@ Error Pool::refusal(ErrorKind kind, Nanos patience) const {
 bool Pool::ask(const AcquireRequest& request, Waiting& waiting) {
     const Nanos now = monotonic_now();
     waiting.patience = request.timeout == AcquireRequest::kByOption ? timeout_ : request.timeout;
+    waiting.deadline = deadline_after(now, waiting.patience);
     waiting.tag = request.tag;
     const Nanos leak_limit = request.leak_limit == AcquireRequest::kByOption ? leak_limit_ : request.leak_limit <= 0 ? kNever : request.leak_limit;
     Locked locked(*this);
     if (!started_) throw Error(ErrorKind::not_initialized, "the pool has not been opened. Suggestion: call initialize(config), or pqpool_open, first");
-    const AcquireAnswer answer = machine_.acquire(now, deadline_after(now, waiting.patience), leak_limit, &waiting);
+    const AcquireAnswer answer = machine_.acquire(now, waiting.deadline, leak_limit, &waiting);
     switch (answer.kind) {
         case AcquireAnswer::Kind::granted:
             waiting.lease = &new_lease(answer.slot, waiting, now);
@@ -82,11 +84,12 @@ bool Pool::ask(const AcquireRequest& request, Waiting& waiting) {
     return false;
 }
 
-bool Pool::ask_replacement(Lease& lease, Waiting& waiting) {
+bool Pool::ask_replacement(Lease& lease, Waiting& waiting, Nanos deadline) {
     const Nanos now = monotonic_now();
     waiting.what = Waiting::For::replacement;
     waiting.lease = &lease;
-    waiting.patience = lease.patience;
+    waiting.deadline = std::min(deadline, deadline_after(now, lease.patience));
+    waiting.patience = waiting.deadline == kNever ? -1 : std::max<Nanos>(0, waiting.deadline - now);
     Locked locked(*this);
     if (lease.aborted.load()) throw refusal(ErrorKind::closed, 0);
     if (lease.connection) {
@@ -95,7 +98,7 @@ bool Pool::ask_replacement(Lease& lease, Waiting& waiting) {
         keeper_.close(std::move(lease.connection));
         lease_of_slot_[lease.slot.index] = UINT32_MAX;
     }
-    const AcquireAnswer answer = machine_.replace(lease.slot, now, deadline_after(now, waiting.patience), &waiting);
+    const AcquireAnswer answer = machine_.replace(lease.slot, now, waiting.deadline, &waiting);
     if (answer.kind == AcquireAnswer::Kind::refused) throw refusal(answer.error, waiting.patience);
     if (answer.kind == AcquireAnswer::Kind::granted) put(answer.slot, lease, now);
     waiting.waiter = answer.waiter;
@@ -118,10 +121,11 @@ LeaseHandle Pool::acquire(const AcquireRequest& request) {
     const LeaseHandle handle = lease.handle.load(std::memory_order_relaxed);
     if (!checks_before_grant() || !lease.needs_check) return handle;
     Operation& operation = operation_of_thread();
-    operation.begin(lease, false, deadline_after(monotonic_now(), waiting.patience));
+    operation.begin(lease, false, waiting.deadline);
     const Result result = drive(operation);
     if (!result.error()) return handle;
     release(handle);
+    if (result.error()->kind == ErrorKind::statement_timeout) throw acquire_timeout(waiting.patience);
     throw *result.error();
 }
 
@@ -183,12 +187,12 @@ Result Pool::run(const AcquireRequest& request, std::string_view sql, const Para
 }
 
 Result Pool::drive(Operation& operation) {
-    bool saw_reset = false;
+    std::uint32_t seen = 0;
     for (;;) {
-        const Need need = operation.resume(saw_reset);
+        const Need need = operation.resume(seen);
         if (need == Need::nothing) return operation.take_result();
         try {
-            if (!wait_for(operation, need, saw_reset)) {
+            if (!wait_for(operation, need, seen)) {
                 Connection& connection = *operation.lease().connection;
                 if (!connection.cancel_request()) keeper_.send_cancel(connection.make_cancel());
                 operation.fail(statement_timeout());
@@ -202,20 +206,25 @@ Result Pool::drive(Operation& operation) {
 }
 
 // False at the deadline.
-bool Pool::wait_for(Operation& operation, Need need, bool& saw_reset) {
+bool Pool::wait_for(Operation& operation, Need need, std::uint32_t& seen) {
+    seen = 0;
     Lease& lease = operation.lease();
     if (need == Need::replacement) {
         Waiting waiting;
-        if (!ask_replacement(lease, waiting)) waiting.wait();
+        if (!ask_replacement(lease, waiting, operation.deadline())) waiting.wait();
         if (waiting.error) throw *waiting.error;
         return true;
     }
     Connection& connection = *lease.connection;
     if (need == Need::settle && !connection.is_busy()) return connection.cancel_request()->wait_until_sent(operation.deadline());
     const std::uint32_t what = Poller::kRead | (need == Need::write ? Poller::kWrite : 0);
-    const std::uint32_t seen = wait_for_socket(connection.fd(), what, operation.deadline());
-    saw_reset = seen & Poller::kError;
+    seen = wait_for_socket(connection.fd(), what, operation.deadline());
     return seen != 0;
+}
+
+Error Pool::acquire_timeout(Nanos patience) const {
+    std::lock_guard lock(mutex_);
+    return refusal(ErrorKind::timeout, patience);
 }
 
 Error Pool::statement_timeout() {
@@ -274,20 +283,21 @@ void Pool::release(LeaseHandle handle) {
 // The caller has the lease to itself; its handle may still stand.
 void Pool::release_owned(Lease& lease) {
     ReturnedConnection condition;
-    const Nanos now = monotonic_now();
     if (Connection* connection = lease.connection.get()) {
         condition.broken = connection->is_lost() || lease.hung_up.load(std::memory_order_relaxed) || !connection->end_raw();
         condition.dirty = !condition.broken && connection->needs_cleaning();
         condition.condemned = connection->is_condemned();
         condition.queries = connection->queries();
-        if (!condition.broken && !condition.dirty) connection->end_lease(now);
     }
     Locked locked(*this);
+    // When nobody waits, the time only says since when the connection is idle.
+    const Nanos now = machine_.waiting() > 0 ? monotonic_now() : coarse_now();
+    if (lease.connection && !condition.broken && !condition.dirty) lease.connection->end_lease(now);
     const LeaseHandle handle = lease.generation << kLeaseIndexBits | lease.index;
     lease.handle.store(0, std::memory_order_release);
     lease.operation = nullptr;
     if (log_.is_enabled(LogLevel::debug))
-        add_log(LogLevel::debug, "Connection released", LogContext().add("connection_id", name_of_connection(lease.slot)).add("held_duration_seconds", to_seconds(now - lease.leased_at)), handle);
+        add_log(LogLevel::debug, "Connection released", LogContext().add("connection_id", name_of_connection(lease.slot)).add("held_duration_seconds", to_seconds(std::max<Nanos>(now - lease.leased_at, 0))), handle);
     if (!lease.connection) {
         machine_.released_without_connection();
     } else if (lease.aborted.load()) {

@@ -136,6 +136,7 @@ public:
     void fill_statistics(Statistics& out, Nanos now, std::int64_t unix_us_at_zero) const;
     Health health(Nanos now) const;
     std::int64_t max_size() const { return config_.max_size; }
+    std::int64_t waiting() const { return waiters_.size(); }
     std::int64_t idle() const { return idle_; }
     std::int64_t leased() const { return leased_; }
     std::int64_t live() const;

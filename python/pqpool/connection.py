@@ -44,9 +44,7 @@ class Connection(Lease):
     __slots__ = ("_depth",)
     _depth: int
 
-    async def fetchval(
-        self, query: str, *args: object, column: int = 0, timeout: float | None = None
-    ) -> Any:
+    async def fetchval(self, query: str, *args: object, column: int = 0, timeout: float | None = None) -> Any:
         """The value of one column of the first row; None where there is no row."""
         future = self._run(_VALUE, query, args, column, timeout)
         try:
@@ -166,7 +164,9 @@ class Transaction:
 
     async def _end(self, state: str, command: str) -> None:
         if self._state != "started":
-            raise InvalidArgumentError(f"the transaction is {self._state}; it can be ended once, after start()")
+            raise InvalidArgumentError(
+                f"the transaction is {self._state}; it can be ended once, after start()"
+            )
         self._state = state
         self._connection._depth -= 1
         await self._connection.execute(f"{command} {self._savepoint}".rstrip())

@@ -76,7 +76,9 @@ class ConnectionPoolManager:
             raise InvalidArgumentError("the pool is initialized already. Suggestion: shut it down first")
         config = config or self._config
         if config is None:
-            raise PoolConfigurationError("initialize needs a PoolConfig. Suggestion: initialize(PoolConfig(...))")
+            raise PoolConfigurationError(
+                "initialize needs a PoolConfig. Suggestion: initialize(PoolConfig(...))"
+            )
         self._config = config
         self._native = NativePool(config.model_dump())
         self._drivers.clear()
@@ -131,7 +133,9 @@ class ConnectionPoolManager:
 
     # ---- connections ----
 
-    def acquire(self, timeout: float | None = None, *, leak_timeout: float | None = None) -> Acquire[Connection]:
+    def acquire(
+        self, timeout: float | None = None, *, leak_timeout: float | None = None
+    ) -> Acquire[Connection]:
         """A connection: `async with m.acquire() as conn`, or `conn = await m.acquire()`.
 
         First come, first served. timeout: seconds to wait at most (None: the config's; 0: do not
@@ -152,9 +156,7 @@ class ConnectionPoolManager:
         """The object whose `acquire` and `release` may be used interchangeably with these."""
         return self
 
-    async def fetchval(
-        self, query: str, *args: object, column: int = 0, timeout: float | None = None
-    ) -> Any:
+    async def fetchval(self, query: str, *args: object, column: int = 0, timeout: float | None = None) -> Any:
         """Acquire, `Connection.fetchval`, release."""
         async with self.acquire() as connection:
             return await connection.fetchval(query, *args, column=column, timeout=timeout)
@@ -190,7 +192,9 @@ class ConnectionPoolManager:
         """Who holds a connection, longest first."""
         stacks = {lease._handle: lease._stack() for d in self._drivers.values() for lease in d.leases()}
         return [
-            Holder(h["held_seconds"], h["backend_pid"], h["last_statement"], _text(stacks.get(h["lease"], [])))
+            Holder(
+                h["held_seconds"], h["backend_pid"], h["last_statement"], _text(stacks.get(h["lease"], []))
+            )
             for h in self._pool().holders()
         ]
 
@@ -229,7 +233,9 @@ class ConnectionPoolManager:
         for other in [other for other in self._drivers if other.is_closed()]:
             self._drivers.pop(other).close()
         config = self._config
-        keeps_stacks = config is not None and config.enable_leak_detection and config.leak_detection_timeout > 0
+        keeps_stacks = (
+            config is not None and config.enable_leak_detection and config.leak_detection_timeout > 0
+        )
         driver = Driver(self._pool(), loop.create_future, Connection, self._on_log, keeps_stacks)
         loop.add_reader(driver.fileno(), driver.drain)
         if self._log_loop not in self._drivers:

@@ -58,7 +58,7 @@ EVENTS = (
 
 
 class Log:
-    """The JSON lines of one check in one folder, read anew each time: files of the pools, one of the logger."""
+    """The JSON lines of one check in one folder, read anew each time: the pools' files, the logger's one."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

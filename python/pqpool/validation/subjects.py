@@ -105,8 +105,8 @@ def raw_connect_seconds() -> float:
 def load() -> None:
     """Thirty tasks use a pool without pause. ``healthy`` waits for health, ``finish`` ends everything.
 
-    While requests wait with every connection out, a pool is degraded by its rule: for the look at its health the
-    load rests.
+    While requests wait with every connection out, a pool is degraded by its rule: for the look at its health
+    the load rests.
     """
     import asyncio
     import collections
