@@ -143,7 +143,7 @@ Acquired acquire(Driver* driver, PyObject* timeout, PyObject* leak_timeout) {
     if (good) options.leak_timeout_ms = ms_of(leak_timeout, good);
     if (!good) return {};
     Stack stack;
-    if (driver->keeps_stacks) stack.take();
+    if (driver->keeps_stacks || leak_timeout != Py_None) stack.take();
     Pending* pending = unused_pending(driver);
     uint64_t id = 0;
     pqpool_lease handle = 0;

@@ -60,8 +60,11 @@ namespace {
 void release_without_error(Lease* self) {
     if (std::exchange(self->released, true)) return;
     unlink(self);
-    // After the driver's close the queue has released it.
-    if (self->driver->queue) pqpool_release(self->driver->pool->pool, self->handle);
+    pqpool_queue* queue = self->driver->queue;
+    if (!queue) return;  // the driver's close has released it
+    pqpool_release(self->driver->pool->pool, self->handle);
+    // A waiter of this loop may have it now. In a finalizer no future can be resolved, so the loop has to come by.
+    pqpool_queue_wake(queue);
 }
 
 int lease_clear(PyObject*) { return 0; }

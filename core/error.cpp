@@ -23,7 +23,8 @@ bool is_final_for_connect(std::string_view sqlstate) {
 bool condemns_connection(std::string_view sqlstate) {
     return sqlstate == "25006"             // read-only: the primary became a standby
            || sqlstate.starts_with("57P0")  // admin or crash shutdown, cannot connect now, database dropped
-           || sqlstate.starts_with("08");   // a pooler in between lost its server
+           // A pooler in between lost its server. 08P01 is also said of a missing parameter; where a pooler means it, it is FATAL.
+           || (sqlstate.starts_with("08") && sqlstate != "08P01");
 }
 
 }  // namespace pqpool

@@ -235,8 +235,10 @@ void Pool::on_hang_up(SlotId slot) {
 }
 
 void Pool::on_fence() {
-    // Before the answer, so that who waited for it finds the line.
-    if (log_.is_enabled(LogLevel::info)) log_.write(LogLevel::info, "Connection pool terminated", LogContext());
+    {
+        Locked locked(*this);  // before the answer, so that who waited for it finds the line
+        add_log(LogLevel::info, "Connection pool terminated", LogContext());
+    }
     Locked locked(*this);
     closed_down_ = true;
     answer_all(shutdown_waiters_);

@@ -164,7 +164,8 @@ private:
     std::vector<std::uint32_t> lease_of_slot_;
     std::vector<Waiting*> opening_waiters_, shutdown_waiters_;
     std::vector<Action> current_actions_;
-    std::vector<PendingLine> lines_;
+    std::vector<PendingLine> lines_;  // of the log, still to be written
+    bool writes_log_ = false;         // a thread is at it
     std::string last_error_;
     std::optional<Error> init_error_;
     bool opened_ = false;      // min_size connections stood once
@@ -176,7 +177,7 @@ private:
 };
 
 // Holds the pool's lock. At its end: carries out what the machine decided, wakes the keeper where it must come earlier, and writes the log lines
-// after the lock is released.
+// after the lock is released; lines that come while another thread writes are that thread's, so that they keep their order.
 class Pool::Locked {
 public:
     explicit Locked(Pool& pool) : pool_(pool) { pool.mutex_.lock(); }
@@ -186,14 +187,23 @@ public:
             pool_.keeper_wakes_at_ = next;
             pool_.keeper_.wake();
         }
-        std::vector<PendingLine> lines;
-        if (!pool_.lines_.empty()) lines.swap(pool_.lines_);
+        if (!pool_.lines_.empty() && !pool_.writes_log_) write_lines();
         pool_.mutex_.unlock();
-        for (auto& line : lines) pool_.log_.write(line.level, std::move(line.message), line.context, line.subject);
     }
     Locked(const Locked&) = delete;
 
 private:
+    void write_lines() {
+        pool_.writes_log_ = true;
+        for (std::vector<PendingLine> lines; !pool_.lines_.empty(); lines.clear()) {
+            lines.swap(pool_.lines_);
+            pool_.mutex_.unlock();
+            for (auto& line : lines) pool_.log_.write(line.level, std::move(line.message), line.context, line.subject);
+            pool_.mutex_.lock();
+        }
+        pool_.writes_log_ = false;
+    }
+
     Pool& pool_;
 };
 

@@ -203,6 +203,7 @@ class ConnectionPoolManager:
     def resize(self, min_size: int, max_size: int) -> None:
         """Change the bounds. `PoolConfigurationError` as with PoolConfig."""
         self._pool().resize(min_size, max_size)
+        self._have_drivers_look()
 
     def drain(self) -> None:
         """Replace every connection of now: idle ones at once, leased ones at their release."""
@@ -215,8 +216,15 @@ class ConnectionPoolManager:
     def resume(self) -> None:
         """End `pause`."""
         self._pool().resume()
+        self._have_drivers_look()
 
     # ---- the event loops ----
+
+    def _have_drivers_look(self) -> None:
+        # What a call on a loop's own thread has granted does not make its descriptor readable.
+        for loop, driver in list(self._drivers.items()):
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(driver.drain)
 
     def _pool(self) -> NativePool:
         if self._native is None:

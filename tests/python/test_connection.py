@@ -235,12 +235,12 @@ async def test_parameter_without_a_type_is_refused_before_anything_is_sent(
     assert await conn.fetchval("SELECT 1") == 1
 
 
-async def test_wrong_number_of_parameters_is_the_servers_error(conn: Connection) -> None:
-    for parameters in ((), (1, 2)):
-        with pytest.raises(QueryError) as caught:
-            await conn.fetchval("SELECT $1::int", *parameters)
-        assert caught.value.sqlstate == "08P01"
-        assert await conn.fetchval("SELECT 1") == 1
+async def test_missing_parameter_is_the_servers_error(conn: Connection) -> None:
+    backend = await conn.fetchval("SELECT pg_backend_pid()")
+    with pytest.raises(QueryError) as caught:
+        await conn.fetchval("SELECT $1::int, $2::int", 1)
+    assert caught.value.sqlstate == "08P01"
+    assert await conn.fetchval("SELECT pg_backend_pid()") == backend
 
 
 @pytest.mark.parametrize("query", [b"SELECT 1", None, "SELECT 1\0"])
@@ -313,7 +313,7 @@ async def test_use_after_release_is_refused(pool: ConnectionPoolManager) -> None
     assert not conn.is_closed() and "leased" in repr(conn)
     await pool.release(conn)
     assert conn.is_closed() and "released" in repr(conn)
-    with pytest.raises(LeaseReleasedError, match="released already. Suggestion") as caught:
+    with pytest.raises(LeaseReleasedError, match="released already") as caught:
         await conn.fetchval("SELECT 1")
     assert isinstance(caught.value, RuntimeError)
     with pytest.raises(LeaseReleasedError):
