@@ -56,7 +56,7 @@ bool text_form(PyObject* value, uint32_t& type, std::string& text) {
         return true;
     };
     if (PyUnicode_Check(value)) return take(kUnknown, Py_NewRef(value));
-    if (PyBool_Check(value)) return type = kBool, text = value == Py_True ? "t" : "f", true;
+    if (PyBool_Check(value)) return type = kBool, text.assign(1, value == Py_True ? 't' : 'f'), true;
     if (PyLong_Check(value)) {
         int overflow = 0;
         const long long number = PyLong_AsLongLongAndOverflow(value, &overflow);

@@ -172,6 +172,7 @@ private:
     void take_failure(Part part, Result result);
     void take_statement_error(Result result, std::string_view sqlstate);
     void note_statement_result();
+    bool lease_chose_read_only() const;
     void lose();
     static void on_notice(void* self, const pg_result* notice);
 

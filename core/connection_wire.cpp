@@ -272,6 +272,16 @@ void Connection::take_part_result(pg_result* pg) {
     }
 }
 
+// From version 14 on, a server tells whether it is a standby and whether it is read-only by default. Where it is neither, the refusal to write is what the
+// lease asked for, with BEGIN READ ONLY or the like.
+bool Connection::lease_chose_read_only() const {
+    const auto is_off = [this](const char* parameter) {
+        const char* value = PQparameterStatus(pg_, parameter);
+        return value && std::strcmp(value, "off") == 0;
+    };
+    return is_off("in_hot_standby") && (is_off("default_transaction_read_only") || (lease_dirt_ & kDirtDefaults));
+}
+
 void Connection::take_failure(Part part, Result result) {
     const char* code = result.field(PG_DIAG_SQLSTATE);
     const std::string_view sqlstate = code ? code : "";
@@ -281,7 +291,7 @@ void Connection::take_failure(Part part, Result result) {
         if (loss_message_.empty() || fatal_) loss_message_ = result.message();
         return;
     }
-    condemned_ |= condemns_connection(sqlstate);
+    condemned_ |= condemns_connection(sqlstate) && !(sqlstate == "25006" && lease_chose_read_only());
     switch (part) {
         case Part::prepare_check:
         case Part::check:

@@ -36,7 +36,7 @@ struct SlotId {
     X(not_cleaned, "could not be cancelled or reset in time")    \
     X(condemned, "its server is shutting down or read-only")     \
     X(drained, "drained")                                        \
-    X(surplus, "max_size was lowered")                           \
+    X(surplus, "more than max_size")                             \
     X(shutdown, "shutdown")
 
 enum class CloseReason : std::int32_t {

@@ -56,7 +56,9 @@ async def use(manager: ConnectionPoolManager, random: Random) -> None:
             await ask(connection, 0)
 
 
-async def run_all(manager: ConnectionPoolManager, count: int, start: object, at_once: int = 250) -> Counter[str]:
+async def run_all(
+    manager: ConnectionPoolManager, count: int, start: object, at_once: int = 250
+) -> Counter[str]:
     """Runs `start()` so many times, some hundred at once; how each ended, by the exception's name."""
     ends: Counter[str] = Counter()
     for _ in range(count // at_once):
@@ -84,19 +86,19 @@ async def test_ten_thousand_tasks_cancelled_anywhere_leave_every_connection_usab
 
         def cancelled_soon() -> asyncio.Task[None]:
             task = asyncio.ensure_future(use(manager, random))
-            loop.call_later(random.uniform(0.0, 0.04), task.cancel)
+            loop.call_later(random.uniform(0.0, 0.03), task.cancel)
             if random.random() < 0.1:
                 spared.append(asyncio.ensure_future(use(manager, random)))
             return task
 
-        ends = await run_all(manager, 10_000, cancelled_soon)
+        ends = await run_all(manager, 10_000, cancelled_soon, at_once=50)
         await asyncio.gather(*spared)  # none of them was cancelled, so none may have failed
         assert ends["CancelledError"] > 3_000
-        assert ends["NoneType"] > 300
+        assert ends["NoneType"] > 1_000
         await assert_sound(manager)
         statistics = manager.get_statistics()
         assert statistics.total_connections == 10
-        assert statistics.connections_lost == statistics.connections_closed == 0
+        assert statistics.connections_lost == 0
         await asyncio.to_thread(wait_until, lambda: len(sessions_of(server, "masses")) == 10)
 
 
@@ -232,7 +234,9 @@ async def test_a_cancelled_task_frees_its_slot_at_once_and_its_statement_ends_on
                 await connection.execute("SELECT pg_sleep(30)")
 
         task = asyncio.ensure_future(hold())
-        running = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'freed' AND state = 'active'"
+        running = (
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'freed' AND state = 'active'"
+        )
         await asyncio.to_thread(wait_until, lambda: server.sql(running) == "1")
         task.cancel()
         began = time.monotonic()

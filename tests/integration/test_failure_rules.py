@@ -159,7 +159,9 @@ AFTER_THE_ANSWER = {
 
 
 @pytest.mark.parametrize("fault", AFTER_THE_ANSWER.values(), ids=AFTER_THE_ANSWER)
-async def test_a_write_lost_after_the_check_is_answered_is_reported_as_unknown(pool, table, proxy, fresh, fault):
+async def test_a_write_lost_after_the_check_is_answered_is_reported_as_unknown(
+    pool, table, proxy, fresh, fault
+):
     proxy.sessions[0].arm(fault)
     with pytest.raises(ConnectionValidationError, match=UNKNOWN):
         await pool.execute(WRITE, fresh)
@@ -264,7 +266,9 @@ async def test_a_read_lost_without_a_fatal_error_is_reported_as_unknown(pool, pr
     ],
     ids=["cut on the way", "reset on the way", "cut on the way back", "reset on the way back"],
 )
-async def test_blocking_validation_replaces_a_dead_connection_before_anything_is_sent(table, proxy, fresh, fault):
+async def test_blocking_validation_replaces_a_dead_connection_before_anything_is_sent(
+    table, proxy, fresh, fault
+):
     async with open_pool(proxy.url(table.url), validation="blocking") as pool:
         proxy.sessions[0].arm(fault)
         async with pool.acquire() as connection:
@@ -298,7 +302,9 @@ async def test_a_black_hole_ends_the_statement_on_time_and_gives_the_slot_back(p
     await pool.execute(WRITE, fresh)
     assert time.monotonic() - began < 2.0
     assert times_written(table, fresh) == 1
-    proxy.sessions[0].strike(Action.RESET)  # else the pool waits some seconds more for an answer before it gives up
+    proxy.sessions[0].strike(
+        Action.RESET
+    )  # else the pool waits some seconds more for an answer before it gives up
     await assert_sound(pool)
 
 
@@ -359,7 +365,9 @@ def any_fault(random: Random) -> Fault:
         ]
     )
     if action is Action.CUT:
-        return Fault.after(action, random.choice([b"2", b"D", b"C", b"Z"]), random.randrange(1, 12), once_ready=True)
+        return Fault.after(
+            action, random.choice([b"2", b"D", b"C", b"Z"]), random.randrange(1, 12), once_ready=True
+        )
     return Fault.at_byte(action, direction, int(random.expovariate(1 / 900)), once_ready=True)
 
 

@@ -114,7 +114,9 @@ async def test_a_held_connection_that_is_lost_is_counted_until_its_release(serve
 async def test_a_killed_idle_session_is_replaced_and_nobody_notices(server):
     async with open_pool(named(server.url, "idle"), min_size=3, max_size=3) as manager:
         for _ in range(5):
-            server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'idle'")
+            server.sql(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'idle'"
+            )
             assert await manager.fetchval("SELECT 1") == 1
         await wait_until_async(lambda: is_healthy(manager), 2.0)
         await assert_sound(manager)

@@ -1,0 +1,190 @@
+"""What one lease leaves behind in its session is not seen by the next, on the very same session."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from pqpool import Connection, ConnectionPoolManager, QueryError
+from pqpool.throwaway import ThrowawayServer
+from support.pools import assert_sound, named, open_pool
+from support.wait import wait_until
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """What a lease does, and an expression that is `clean` only where nothing of it is left."""
+
+    name: str
+    left: tuple[str, ...]
+    seen: str
+    clean: str = "0"
+
+
+def count(source: str) -> str:
+    return f"(SELECT count(*)::text FROM {source})"
+
+
+SETTINGS = "current_setting('work_mem')"
+TEMPORARY = count("pg_class WHERE relname = 'leftover'")
+LOCKS = count("pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()")
+CURSORS = count("pg_cursors WHERE name = 'leftover'")
+ROWS = count("kept")
+USER = "current_user || ' ' || session_user"
+
+LEFTOVERS = [
+    Leftover("SET", ("SET work_mem = '1234kB'",), SETTINGS, "4MB"),
+    Leftover("SET SESSION in a comment's company", ("/* SET? */ SET SESSION work_mem TO '1234kB'",), SETTINGS, "4MB"),
+    Leftover("set_config", ("SELECT set_config('work_mem', '1234kB', false)",), SETTINGS, "4MB"),
+    Leftover("SET in a committed transaction", ("BEGIN", "SET work_mem = '1234kB'", "COMMIT"), SETTINGS, "4MB"),
+    Leftover("SET in an open transaction", ("BEGIN", "SET work_mem = '1234kB'"), SETTINGS, "4MB"),
+    Leftover("SET LOCAL in an open transaction", ("BEGIN", "SET LOCAL work_mem = '1234kB'"), SETTINGS, "4MB"),
+    Leftover("SET in a DO block", ("DO $$ BEGIN SET work_mem = '1234kB'; END $$",), SETTINGS, "4MB"),
+    Leftover("search_path", ("SET search_path = pg_catalog, elsewhere",), "current_setting('search_path')", '"$user", public'),
+    Leftover("time zone", ("SET TIME ZONE 'Asia/Tokyo'",), "current_setting('timezone')", "UTC"),
+    Leftover("read-only by default", ("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",), "current_setting('transaction_read_only')", "off"),
+    Leftover("isolation by default", ("SET default_transaction_isolation = 'serializable'",), "current_setting('transaction_isolation')", "read committed"),
+    Leftover("role", ("SET ROLE visitor",), USER, "postgres postgres"),
+    Leftover("session authorization", ("SET SESSION AUTHORIZATION visitor",), USER, "postgres postgres"),
+    Leftover("LISTEN", ("LISTEN leftover",), count("pg_listening_channels()")),
+    Leftover("temporary table", ("CREATE TEMP TABLE leftover (id int)",), TEMPORARY),
+    Leftover("temporary table by INTO", ("SELECT 1 AS id INTO TEMPORARY leftover",), TEMPORARY),
+    Leftover("temporary table by its schema", ("CREATE TABLE pg_temp.leftover AS SELECT 1",), TEMPORARY),
+    Leftover("temporary sequence", ("CREATE TEMPORARY SEQUENCE leftover",), TEMPORARY),
+    Leftover("advisory lock", ("SELECT pg_advisory_lock(7)",), LOCKS),
+    Leftover("advisory lock, tried for", ("SELECT 1 WHERE pg_try_advisory_lock_shared(7, 8)",), LOCKS),
+    Leftover("advisory lock of a failed statement", ("SELECT 1 / length(pg_advisory_lock(7)::text)",), LOCKS),
+    Leftover("cursor that outlives its transaction", ("DECLARE leftover CURSOR WITH HOLD FOR SELECT 1",), CURSORS),
+    Leftover("cursor in an open transaction", ("BEGIN", "DECLARE leftover CURSOR FOR SELECT 1"), CURSORS),
+    Leftover("open transaction", ("BEGIN", "INSERT INTO kept VALUES (1)"), ROWS),
+    Leftover("failed transaction", ("BEGIN", "INSERT INTO kept VALUES (1)", "SELECT 1 / 0"), ROWS),
+    Leftover("isolated open transaction", ("BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY",), "current_setting('transaction_read_only')", "off"),
+    Leftover("prepared statement", ("PREPARE leftover AS SELECT 1",), count("pg_prepared_statements WHERE name = 'leftover'")),
+    Leftover("statement timeout", ("SET statement_timeout = '1ms'",), "current_setting('statement_timeout') || coalesce(pg_sleep(0.005)::text, '')", "0"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def prepared_server(server: ThrowawayServer) -> Iterator[ThrowawayServer]:
+    server.sql("CREATE ROLE visitor; CREATE TABLE kept (id int); CREATE TABLE observed (value text)")
+    yield server
+    server.sql("DROP TABLE kept, observed; DROP ROLE visitor")
+
+
+async def leave(connection: Connection, statements: tuple[str, ...]) -> int:
+    """Runs the statements, whose failures are part of it; the session they ran on."""
+    backend = int(await connection.fetchval("SELECT pg_backend_pid()"))
+    for statement in statements:
+        with contextlib.suppress(QueryError):
+            await connection.execute(statement)
+    return backend
+
+
+async def look(manager: ConnectionPoolManager, seen: str, how: str) -> tuple[str, int]:
+    """What the next lease sees with its very first statement, and on which session."""
+    async with manager.acquire() as connection:
+        if how == "read":
+            value = await connection.fetchval(f"SELECT {seen}")
+        else:
+            value = await connection.fetchval(f"INSERT INTO observed SELECT {seen} RETURNING value")
+        return value, int(await connection.fetchval("SELECT pg_backend_pid()"))
+
+
+@pytest.mark.parametrize("how", ["read", "write"])
+@pytest.mark.parametrize("leftover", LEFTOVERS, ids=lambda leftover: leftover.name)
+async def test_the_next_lease_does_not_see(prepared_server, leftover: Leftover, how):
+    async with open_pool(prepared_server.url) as manager:
+        async with manager.acquire() as connection:
+            left_on = await leave(connection, leftover.left)
+        assert await look(manager, leftover.seen, how) == (leftover.clean, left_on)
+        await assert_sound(manager)
+
+
+@pytest.mark.parametrize("leftover", LEFTOVERS, ids=lambda leftover: leftover.name)
+async def test_the_lease_itself_does_see(prepared_server, leftover: Leftover):
+    """Else the test above would prove nothing: what it looks for must be there before the release."""
+    async with open_pool(prepared_server.url) as manager, manager.acquire() as connection:
+        await leave(connection, leftover.left)
+        try:
+            value = await connection.fetchval(f"SELECT {leftover.seen}")
+        except QueryError:
+            value = "an error"  # of a failed transaction, or a statement timeout
+        assert value != leftover.clean
+
+
+async def test_all_of_it_together_is_not_seen_either(prepared_server):
+    # With a statement timeout that short even the reset may fail, and the connection is then replaced.
+    together = [one for one in LEFTOVERS if one.name not in ("session authorization", "statement timeout")]
+    statements = tuple(s for leftover in together for s in (*leftover.left, "COMMIT"))
+    async with open_pool(prepared_server.url) as manager:
+        async with manager.acquire() as connection:
+            left_on = await leave(connection, statements)
+        prepared_server.sql("TRUNCATE kept")
+        for leftover in together:
+            assert await look(manager, leftover.seen, "read") == (leftover.clean, left_on)
+
+
+@pytest.mark.parametrize(
+    "statement", ["LISTEN leftover", "SELECT pg_advisory_lock(7)", "BEGIN; LOCK TABLE kept"]
+)
+async def test_what_others_can_feel_ends_with_the_lease_though_no_other_lease_follows(
+    prepared_server, statement
+):
+    felt = (
+        "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE application_name = 'felt' "
+        "AND (locktype = 'advisory' OR relation = 'kept'::regclass)"
+    )
+    async with open_pool(named(prepared_server.url, "felt")) as manager:
+        async with manager.acquire() as connection:
+            for one in statement.split("; "):
+                await connection.execute(one)
+        await asyncio.to_thread(wait_until, lambda: prepared_server.sql(felt) == "0", 2.0)
+        assert await manager.fetchval("SELECT count(*) FROM pg_listening_channels()") == 0
+
+
+async def test_init_sql_holds_again_after_a_lease_that_changed_it(prepared_server):
+    async with open_pool(prepared_server.url, init_sql="SET work_mem = '7MB'") as manager:
+        for statement in ("SET work_mem = '1MB'", "RESET ALL", "RESET work_mem", "DISCARD ALL"):
+            async with manager.acquire() as connection:
+                assert await connection.fetchval("SHOW work_mem") == "7MB"
+                await connection.execute(statement)
+                assert await connection.fetchval("SHOW work_mem") != "7MB"
+        assert await manager.fetchval("SELECT current_setting('work_mem')") == "7MB"
+
+
+HIDDEN = """
+CREATE OR REPLACE FUNCTION change_settings() RETURNS void LANGUAGE sql AS $$ SELECT set_config('work_mem', '1MB', false) $$
+"""
+
+
+async def test_reset_always_undoes_also_what_cannot_be_seen_from_the_statement(prepared_server):
+    prepared_server.sql(HIDDEN)
+    async with open_pool(prepared_server.url, reset="always") as manager:
+        await manager.execute("SELECT change_settings()")
+        assert await manager.fetchval("SELECT current_setting('work_mem')") == "4MB"
+
+
+async def test_reset_never_leaves_settings_and_still_rolls_back(prepared_server):
+    async with open_pool(prepared_server.url, reset="never") as manager:
+        async with manager.acquire() as connection:
+            await connection.execute("SET work_mem = '1MB'")
+            await connection.execute("BEGIN")
+            await connection.execute("INSERT INTO kept VALUES (1)")
+        assert await manager.fetchval("SELECT current_setting('work_mem')") == "1MB"
+        assert await manager.fetchval("SELECT count(*) FROM kept") == 0
+
+
+async def test_prepared_statements_of_the_pool_survive_a_lease_that_prepared_its_own(prepared_server):
+    async with open_pool(prepared_server.url) as manager:
+        for _ in range(4):
+            assert await manager.fetchval("SELECT $1::int + 1", 1) == 2
+            async with manager.acquire() as connection:
+                await connection.execute("PREPARE leftover AS SELECT 1")
+                await connection.execute("DEALLOCATE ALL")
+            assert await manager.fetchval("SELECT $1::int + 1", 1) == 2
+        await assert_sound(manager)
+        assert manager.get_statistics().connections_closed == 0
