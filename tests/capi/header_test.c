@@ -3,6 +3,5 @@
 #include <pqpool.h> /* twice: the guard holds */
 
 int main(void) {
-    const uint32_t abi = (uint32_t)pqpool_abi_version();
-    return abi == 0;
+    return pqpool_abi_version() != PQPOOL_ABI_VERSION;
 }

@@ -15,7 +15,7 @@ TEST_CASE("an_idle_connection_that_was_terminated_is_replaced_silently", "[lost]
     CHECK(pool.wait_until_quiet());
     const auto s = pool.statistics();
     CHECK(s.total_connections >= 2);
-    CHECK(s.connections_lost >= 10);
+    CHECK(s.connections_lost >= 5);  // in each round at least one; the other may still have been on its way back
     CHECK(s.total_acquisitions == s.total_releases);
 }
 

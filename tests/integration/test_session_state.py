@@ -65,7 +65,7 @@ LEFTOVERS = [
     Leftover("isolated open transaction", ("BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY",), "current_setting('transaction_read_only')", "off"),
     Leftover("prepared statement", ("PREPARE leftover AS SELECT 1",), count("pg_prepared_statements WHERE name = 'leftover'")),
     Leftover("statement timeout", ("SET statement_timeout = '1ms'",), "current_setting('statement_timeout') || coalesce(pg_sleep(0.005)::text, '')", "0"),
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")
