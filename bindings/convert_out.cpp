@@ -239,9 +239,10 @@ bool read_date(const char*& at, const char* end, Day& d) {
 }
 
 bool read_time(const char*& at, const char* end, int64_t& us) {
-    int hours, minutes, seconds;
+    int64_t hours;  // of an interval, more than an int holds
+    int minutes, seconds;
     if (!number(at, end, hours) || !skip(at, end, ':') || !number(at, end, minutes) || !skip(at, end, ':') || !number(at, end, seconds)) return false;
-    us = (hours * 3600LL + minutes * 60 + seconds) * 1'000'000;
+    us = (hours * 3600 + minutes * 60 + seconds) * 1'000'000;
     if (!skip(at, end, '.')) return true;
     int64_t unit = 100'000;
     for (; at < end && *at >= '0' && *at <= '9'; at++, unit /= 10) us += (*at - '0') * unit;
@@ -265,13 +266,14 @@ int64_t days_of(const Day& d) {  // since 0001-01-01
     return era * 146'097 + of_era * 365 + of_era / 4 - of_era / 100 + in_year - 306;
 }
 
-// What is not in ISO form (another DateStyle, BC) stays text.
+// What is not in ISO form (another DateStyle) stays text.
 Ref decode_time_text(uint32_t type, const char* value, int length) {
     const char *at = value, *end = value + length;
     const std::string_view whole(value, static_cast<std::size_t>(length));
     const bool infinite = whole == "infinity" || whole == "-infinity";
     const bool past = whole == "-infinity";
     PyObject* zone = type == kTimestamptz ? PyDateTime_TimeZone_UTC : Py_None;
+    if (whole.ends_with(" BC")) return out_of_range(type == kDate ? "date" : "timestamp");
     if (infinite && type == kDate) return date_of(past ? 0 : 3'652'058);
     if (infinite) return timestamp_of(past ? std::numeric_limits<int64_t>::min() : std::numeric_limits<int64_t>::max(), zone);
     Day d{};

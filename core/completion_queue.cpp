@@ -311,8 +311,10 @@ void CompletionQueue::on_socket(std::uint64_t key, std::uint32_t what) {
     Watched& watched = watched_[index];
     if (watched.generation != static_cast<std::uint32_t>(key)) return;
     if (!watched.lease || !watched.lease->connection) {  // somebody else has the connection now
-        poller_.forget(watched.fd);
+        const int fd = watched.fd;
         watched = {};
+        // It may be closed by now, and its number that of a lease's connection.
+        if (std::none_of(watched_.begin(), watched_.end(), [fd](const Watched& w) { return w.lease && w.fd == fd; })) poller_.forget(fd);
         return;
     }
     Lease& lease = *watched.lease;

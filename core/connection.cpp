@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -199,7 +200,18 @@ Connection::Connection(const ConnectPlan& plan, const Settings& settings) : sett
     parts_.reserve(16);
 }
 
-Connection::~Connection() { PQfinish(pg_); }
+Connection::~Connection() {
+    PQfinish(pg_);
+    if (own_fd_ >= 0) close(own_fd_);
+}
+
+// libpq closes its descriptor as soon as it sees the end, on the owner's thread, and the number may name anything from then on. The keeper, which
+// watches the socket or shuts it down under a lease, needs one that lives as long as the connection.
+void Connection::own_descriptor() {
+    own_fd_ = fcntl(fd_, F_DUPFD_CLOEXEC, 0);
+    if (own_fd_ < 0) throw Error(ErrorKind::internal, std::string("a socket could not be duplicated: ") + std::strerror(errno) + ". Suggestion: raise the limit on open files (ulimit -n)");
+    fd_ = own_fd_;
+}
 
 Progress Connection::connect_step() {
     const PostgresPollingStatusType status = PQstatus(pg_) == CONNECTION_BAD ? PGRES_POLLING_FAILED : PQconnectPoll(pg_);
@@ -238,12 +250,15 @@ void Connection::hang_up() const { shutdown(fd_, SHUT_RDWR); }
 // PQfinish would say goodbye on the parent's session, so the socket is replaced by something that takes no words.
 void Connection::abandon_after_fork(bool in_use) {
     const int nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
-    if (nothing >= 0 && fd_ >= 0) dup2(nothing, fd_);
+    for (const int fd : {PQsocket(pg_), own_fd_})
+        if (nothing >= 0 && fd >= 0) dup2(nothing, fd);
     if (nothing >= 0) close(nothing);
     lost_ = true;
     if (in_use) return;  // its buffers may be in any state, so they are left alone
     PQfinish(pg_);
     pg_ = nullptr;
+    if (own_fd_ >= 0) close(own_fd_);
+    fd_ = own_fd_ = -1;
 }
 
 pg_conn* Connection::raw() {

@@ -93,7 +93,7 @@ public:
     // ---- opening ----
     Progress connect_step();  // until done; throws Error(connection_lost) with the server's words, sqlstate where it gave one
     void begin_session();     // then sends init_sql and the first check; advance() until done
-    int fd() const { return fd_; }
+    int fd() const { return fd_; }  // for waiting and watching; from begin_session() on the same to the end
 
     // ---- statements ----
     enum class Check { none, pipelined };
@@ -166,6 +166,7 @@ private:
     void send_statement(const Statement& statement);
     void send_sync();
     void flush();
+    void own_descriptor();
     void start_batch();
     void note_seen(std::uint32_t seen);
     void take_part_result(pg_result* pg);
@@ -178,6 +179,7 @@ private:
 
     pg_conn* pg_ = nullptr;
     int fd_ = -1;
+    int own_fd_ = -1;
     int backend_pid_ = 0;
     const Settings settings_;
     bool lost_ = false;

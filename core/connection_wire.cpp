@@ -38,6 +38,7 @@ constexpr ResetStep kResetSteps[] = {
 void Connection::begin_session() {
     PQsetErrorVerbosity(pg_, PQERRORS_DEFAULT);
     if (PQsetnonblocking(pg_, 1) != 0 || PQenterPipelineMode(pg_) != 1) throw Error(ErrorKind::internal, "libpq refused pipeline mode");
+    own_descriptor();
     cancel_handle_ = {PQgetCancel(pg_), PQfreeCancel};
     backend_pid_ = PQbackendPID(pg_);
     lease_dirt_ = settings_.reset_always ? kDirtAll : kDirtNone;

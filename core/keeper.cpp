@@ -214,6 +214,7 @@ bool Keeper::step_connect(Job& job) {
         if (job.phase == Phase::connecting) {
             const Progress progress = job.connection->connect_step();
             if (progress != Progress::done) return await(job, progress), false;
+            poller_.forget(job.connection->fd());  // the session has a descriptor of its own
             job.phase = Phase::session;
             job.sent_at = monotonic_now();
             job.connection->begin_session();

@@ -1,7 +1,7 @@
 """When a connection dies under a lease's first statement: what is sent again, and what is reported instead.
 
-Every rule is met at the exact byte or message where it begins to hold. The statements write into a table without a
-key, so that anything executed twice would be seen there.
+Every rule is met at the exact byte or message where it begins to hold. The statements write into a table
+without a key, so that anything executed twice would be seen there.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ async def test_a_reset_under_a_write_is_reported_as_unknown(pool, table, proxy, 
 
 
 async def test_a_write_is_not_sent_again_where_part_of_the_checks_answer_came(pool, table, proxy, fresh):
-    """A server's end never tears an answer apart; something in between lost bytes, and perhaps more of them."""
+    """A server's end tears no answer apart: something in between lost bytes, perhaps more of them."""
     proxy.sessions[0].arm(Fault.at_byte(Action.CUT, TO_CLIENT, 20))
     with pytest.raises(ConnectionValidationError, match=UNKNOWN):
         await pool.execute(WRITE, fresh)
@@ -353,8 +353,8 @@ async def test_a_release_into_a_black_hole_does_not_hold_the_slot(pool, proxy):
 def any_fault(random: Random) -> Fault:
     """Any fault that the network or a server can bring about, at a byte anywhere in a connection's first use.
 
-    One thing none of them does: to lose a whole answer and then to end in order, as if the server had. Towards the
-    client, only a reset strikes in front of the first byte of an answer.
+    One thing none of them does: to lose a whole answer and then to end in order, as if the server had.
+    Towards the client, only a reset strikes in front of the first byte of an answer.
     """
     action, direction = random.choice(
         [

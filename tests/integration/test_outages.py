@@ -1,4 +1,4 @@
-"""A server that goes away and comes back: noticed without traffic, survived without a loss, recovered from at once."""
+"""A server that goes away and comes back: noticed without traffic, survived, recovered from at once."""
 
 from __future__ import annotations
 
@@ -50,8 +50,11 @@ async def is_healthy(manager: ConnectionPoolManager) -> bool:
 
 async def time_until_unhealthy(manager: ConnectionPoolManager) -> float:
     """The moment at which health first tells of an outage; nothing but health is asked."""
-    while await is_healthy(manager):
-        await asyncio.sleep(0.002)
+
+    async def is_unhealthy() -> bool:
+        return not await is_healthy(manager)
+
+    await wait_until_async(is_unhealthy, 5.0, interval=0.002)
     return time.monotonic()
 
 

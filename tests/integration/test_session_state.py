@@ -38,16 +38,38 @@ USER = "current_user || ' ' || session_user"
 
 LEFTOVERS = [
     Leftover("SET", ("SET work_mem = '1234kB'",), SETTINGS, "4MB"),
-    Leftover("SET SESSION in a comment's company", ("/* SET? */ SET SESSION work_mem TO '1234kB'",), SETTINGS, "4MB"),
+    Leftover(
+        "SET SESSION in a comment's company",
+        ("/* SET? */ SET SESSION work_mem TO '1234kB'",),
+        SETTINGS,
+        "4MB",
+    ),
     Leftover("set_config", ("SELECT set_config('work_mem', '1234kB', false)",), SETTINGS, "4MB"),
-    Leftover("SET in a committed transaction", ("BEGIN", "SET work_mem = '1234kB'", "COMMIT"), SETTINGS, "4MB"),
+    Leftover(
+        "SET in a committed transaction", ("BEGIN", "SET work_mem = '1234kB'", "COMMIT"), SETTINGS, "4MB"
+    ),
     Leftover("SET in an open transaction", ("BEGIN", "SET work_mem = '1234kB'"), SETTINGS, "4MB"),
     Leftover("SET LOCAL in an open transaction", ("BEGIN", "SET LOCAL work_mem = '1234kB'"), SETTINGS, "4MB"),
     Leftover("SET in a DO block", ("DO $$ BEGIN SET work_mem = '1234kB'; END $$",), SETTINGS, "4MB"),
-    Leftover("search_path", ("SET search_path = pg_catalog, elsewhere",), "current_setting('search_path')", '"$user", public'),
+    Leftover(
+        "search_path",
+        ("SET search_path = pg_catalog, elsewhere",),
+        "current_setting('search_path')",
+        '"$user", public',
+    ),
     Leftover("time zone", ("SET TIME ZONE 'Asia/Tokyo'",), "current_setting('timezone')", "UTC"),
-    Leftover("read-only by default", ("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",), "current_setting('transaction_read_only')", "off"),
-    Leftover("isolation by default", ("SET default_transaction_isolation = 'serializable'",), "current_setting('transaction_isolation')", "read committed"),
+    Leftover(
+        "read-only by default",
+        ("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",),
+        "current_setting('transaction_read_only')",
+        "off",
+    ),
+    Leftover(
+        "isolation by default",
+        ("SET default_transaction_isolation = 'serializable'",),
+        "current_setting('transaction_isolation')",
+        "read committed",
+    ),
     Leftover("role", ("SET ROLE visitor",), USER, "postgres postgres"),
     Leftover("session authorization", ("SET SESSION AUTHORIZATION visitor",), USER, "postgres postgres"),
     Leftover("LISTEN", ("LISTEN leftover",), count("pg_listening_channels()")),
@@ -58,13 +80,29 @@ LEFTOVERS = [
     Leftover("advisory lock", ("SELECT pg_advisory_lock(7)",), LOCKS),
     Leftover("advisory lock, tried for", ("SELECT 1 WHERE pg_try_advisory_lock_shared(7, 8)",), LOCKS),
     Leftover("advisory lock of a failed statement", ("SELECT 1 / length(pg_advisory_lock(7)::text)",), LOCKS),
-    Leftover("cursor that outlives its transaction", ("DECLARE leftover CURSOR WITH HOLD FOR SELECT 1",), CURSORS),
+    Leftover(
+        "cursor that outlives its transaction", ("DECLARE leftover CURSOR WITH HOLD FOR SELECT 1",), CURSORS
+    ),
     Leftover("cursor in an open transaction", ("BEGIN", "DECLARE leftover CURSOR FOR SELECT 1"), CURSORS),
     Leftover("open transaction", ("BEGIN", "INSERT INTO kept VALUES (1)"), ROWS),
     Leftover("failed transaction", ("BEGIN", "INSERT INTO kept VALUES (1)", "SELECT 1 / 0"), ROWS),
-    Leftover("isolated open transaction", ("BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY",), "current_setting('transaction_read_only')", "off"),
-    Leftover("prepared statement", ("PREPARE leftover AS SELECT 1",), count("pg_prepared_statements WHERE name = 'leftover'")),
-    Leftover("statement timeout", ("SET statement_timeout = '1ms'",), "current_setting('statement_timeout') || coalesce(pg_sleep(0.005)::text, '')", "0"),
+    Leftover(
+        "isolated open transaction",
+        ("BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY",),
+        "current_setting('transaction_read_only')",
+        "off",
+    ),
+    Leftover(
+        "prepared statement",
+        ("PREPARE leftover AS SELECT 1",),
+        count("pg_prepared_statements WHERE name = 'leftover'"),
+    ),
+    Leftover(
+        "statement timeout",
+        ("SET statement_timeout = '1ms'",),
+        "current_setting('statement_timeout') || coalesce(pg_sleep(0.005)::text, '')",
+        "0",
+    ),
 ]
 
 
@@ -157,7 +195,8 @@ async def test_init_sql_holds_again_after_a_lease_that_changed_it(prepared_serve
 
 
 HIDDEN = """
-CREATE OR REPLACE FUNCTION change_settings() RETURNS void LANGUAGE sql AS $$ SELECT set_config('work_mem', '1MB', false) $$
+CREATE OR REPLACE FUNCTION change_settings() RETURNS void LANGUAGE sql
+AS $$ SELECT set_config('work_mem', '1MB', false) $$
 """
 
 

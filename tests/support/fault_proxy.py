@@ -35,7 +35,7 @@ _CALL_LIMIT = 10.0
 
 
 class Action(Enum):
-    """What happens when a fault is due. Nothing past its place is forwarded, nor, but for END, the other way."""
+    """What happens when a fault is due. Past its place nothing is forwarded; the other way only after END."""
 
     CUT = "cut"  # an orderly end: FIN to both sides
     END = "end"  # the server hears an orderly end; its answers to what it heard still pass, then its own end

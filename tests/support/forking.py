@@ -1,10 +1,11 @@
-"""A process that forks with a pool open and a connection leased; run by test_misuse.py with a database URL."""
+"""A process that forks with a pool open and a connection leased; test_misuse.py runs it."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import sys
+import traceback
 
 from pqpool import Connection, ConnectionPoolManager, ForkedProcessError, PoolConfig
 
@@ -34,22 +35,24 @@ def fork_child(manager: ConnectionPoolManager, connection: Connection, parents: 
     try:
         asyncio.run(in_child(manager, connection, parents))
         status = 0
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(status)
 
 
 async def main(url: str) -> None:
     async with ConnectionPoolManager(PoolConfig(url, min_size=2, max_size=4)) as manager:
-        async with manager.acquire() as connection:
-            async with connection.transaction():
-                backend = await connection.fetchval("SELECT pg_backend_pid()")
-                sessions = await connection.fetch(
-                    "SELECT pid FROM pg_stat_activity WHERE application_name = current_setting('application_name')"
-                )
-                child = fork_child(manager, connection, {row["pid"] for row in sessions})
-                _, status = await asyncio.to_thread(os.waitpid, child, 0)
-                assert status == 0, f"the child ended with {status}"
-                assert await connection.fetchval("SELECT pg_backend_pid()") == backend
+        async with manager.acquire() as connection, connection.transaction():
+            backend = await connection.fetchval("SELECT pg_backend_pid()")
+            sessions = await connection.fetch(
+                "SELECT pid FROM pg_stat_activity "
+                "WHERE application_name = current_setting('application_name')"
+            )
+            child = fork_child(manager, connection, {row["pid"] for row in sessions})
+            _, status = await asyncio.to_thread(os.waitpid, child, 0)
+            assert status == 0, f"the child ended with {status}"
+            assert await connection.fetchval("SELECT pg_backend_pid()") == backend
         assert await manager.fetchval("SELECT count(*) FROM pg_stat_activity WHERE pid = $1", backend) == 1
         assert manager.get_statistics().connections_lost == 0
         print("parent", flush=True)
