@@ -1,5 +1,5 @@
-// Acquire: what ConnectionPoolManager.acquire() gives. An async context manager and an awaitable, and its own iterator: where a connection is free, neither
-// entering nor leaving makes a coroutine or suspends the task.
+// Acquire: what ConnectionPoolManager.acquire() gives. An async context manager and an awaitable, and its own iterator:
+// where a connection is free, neither entering nor leaving makes a coroutine or suspends the task.
 #include "driver_types.hpp"
 
 namespace pqpool_python {
@@ -9,8 +9,7 @@ PyTypeObject* acquire_type = nullptr;
 namespace {
 
 struct Acquire {
-    PyObject_HEAD
-    PyObject* manager;
+    PyObject_HEAD PyObject* manager;
     PyObject* drivers;  // the manager's, by event loop
     PyObject *timeout, *leak_timeout;
     PyObject *driver, *lease;
@@ -37,7 +36,8 @@ PyObject* acquire_new(PyTypeObject* type, PyObject* args, PyObject*) {
 
 int acquire_clear(PyObject* object) {
     Acquire* self = acquire_of(object);
-    for (PyObject** member : {&self->manager, &self->drivers, &self->timeout, &self->leak_timeout, &self->driver, &self->lease, &self->future, &self->waiting})
+    for (PyObject** member : {&self->manager, &self->drivers, &self->timeout, &self->leak_timeout, &self->driver,
+                              &self->lease, &self->future, &self->waiting})
         Py_CLEAR(*member);
     return 0;
 }
@@ -71,14 +71,16 @@ Ref find_driver(Acquire* self) {
     return Ref::steal(PyObject_CallMethodOneArg(self->manager, new_driver_name, loop.get()));
 }
 
-// The wait ended with an exception, which stays set: the request is cancelled, or a grant that came too late given back, or the error explained.
+// The wait ended with an exception, which stays set: the request is cancelled, or a grant that came too late given
+// back, or the error explained.
 void wait_failed(Acquire* self) {
     PyObject *type, *error, *trace;
     PyErr_Fetch(&type, &error, &trace);
     PyErr_NormalizeException(&type, &error, &trace);
     if (trace) PyException_SetTraceback(error, trace);
     const Ref id = Ref::steal(PyLong_FromUnsignedLongLong(self->id));
-    const Ref done = Ref::steal(PyObject_CallMethodObjArgs(self->manager, wait_failed_name, self->driver, self->future, id.get(), error, nullptr));
+    const Ref done = Ref::steal(PyObject_CallMethodObjArgs(self->manager, wait_failed_name, self->driver, self->future,
+                                                           id.get(), error, nullptr));
     if (!done) PyErr_WriteUnraisable(self->manager);
     PyErr_Restore(type, error, trace);
 }
@@ -86,8 +88,10 @@ void wait_failed(Acquire* self) {
 PySendResult wait_on(Acquire* self, PyObject* sent, PyObject** result) {
     const PySendResult how = PyIter_Send(self->waiting, sent, result);
     if (how == PYGEN_NEXT) return how;
-    if (how == PYGEN_ERROR) wait_failed(self);
-    else self->lease = Py_NewRef(*result);
+    if (how == PYGEN_ERROR)
+        wait_failed(self);
+    else
+        self->lease = Py_NewRef(*result);
     Py_CLEAR(self->waiting);
     Py_CLEAR(self->future);
     return how;
@@ -98,7 +102,8 @@ PySendResult acquire_send(PyObject* object, PyObject* sent, PyObject** result) {
     *result = nullptr;
     if (self->waiting) return wait_on(self, sent, result);
     if (self->lease) {
-        PyErr_SetString(PyExc_RuntimeError, "this acquire() has given its connection already. Suggestion: call acquire() again");
+        PyErr_SetString(PyExc_RuntimeError,
+                        "this acquire() has given its connection already. Suggestion: call acquire() again");
         return PYGEN_ERROR;
     }
     Ref driver = find_driver(self);
@@ -135,8 +140,10 @@ PyObject* acquire_throw(PyObject* object, PyObject* args) {
     if (!self->waiting) {  // not begun: the exception goes where it would in a coroutine
         PyObject *type, *value = nullptr, *trace = nullptr;
         if (!PyArg_UnpackTuple(args, "throw", 1, 3, &type, &value, &trace)) return nullptr;
-        if (PyExceptionInstance_Check(type)) PyErr_SetObject(PyExceptionInstance_Class(type), type);
-        else PyErr_SetObject(type, value);
+        if (PyExceptionInstance_Check(type))
+            PyErr_SetObject(PyExceptionInstance_Class(type), type);
+        else
+            PyErr_SetObject(type, value);
         return nullptr;
     }
     const Ref thrower = Ref::steal(PyObject_GetAttr(self->waiting, throw_name));
@@ -173,7 +180,8 @@ PyObject* acquire_exit(PyObject* object, PyObject* const*, Py_ssize_t) {
 
 PyMethodDef acquire_methods[] = {
     {"__aenter__", acquire_enter, METH_NOARGS, "An awaitable of the connection."},
-    {"__aexit__", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(acquire_exit)), METH_FASTCALL, "Gives the connection back."},
+    {"__aexit__", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(acquire_exit)), METH_FASTCALL,
+     "Gives the connection back."},
     {"throw", acquire_throw, METH_VARARGS, "Raises in the wait, as a coroutine's throw does."},
     {"close", acquire_close, METH_NOARGS, "Ends the wait."},
     {nullptr, nullptr, 0, nullptr},
@@ -198,15 +206,28 @@ bool add_acquire_type(PyObject* module) {
     wait_failed_name = PyUnicode_InternFromString("_wait_failed");
     throw_name = PyUnicode_InternFromString("throw");
     PyType_Slot acquire_slots[] = {
-        {Py_tp_new, slot(acquire_new)},        {Py_tp_dealloc, slot(acquire_dealloc)}, {Py_tp_traverse, slot(acquire_traverse)}, {Py_tp_clear, slot(acquire_clear)},
-        {Py_am_await, slot(PyObject_SelfIter)}, {Py_am_send, slot(acquire_send)},     {Py_tp_iter, slot(PyObject_SelfIter)},    {Py_tp_iternext, slot(acquire_next)},
+        {Py_tp_new, slot(acquire_new)},
+        {Py_tp_dealloc, slot(acquire_dealloc)},
+        {Py_tp_traverse, slot(acquire_traverse)},
+        {Py_tp_clear, slot(acquire_clear)},
+        {Py_am_await, slot(PyObject_SelfIter)},
+        {Py_am_send, slot(acquire_send)},
+        {Py_tp_iter, slot(PyObject_SelfIter)},
+        {Py_tp_iternext, slot(acquire_next)},
         {Py_tp_methods, acquire_methods},
-        {Py_tp_doc, const_cast<char*>("A request for a connection: `async with` it, or await it and release the connection yourself.")},
+        {Py_tp_doc,
+         const_cast<char*>(
+             "A request for a connection: `async with` it, or await it and release the connection yourself.")},
         {0, nullptr},
     };
-    PyType_Spec acquire_spec{"pqpool._pqpool.Acquire", sizeof(Acquire), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, acquire_slots};
+    PyType_Spec acquire_spec{"pqpool._pqpool.Acquire", sizeof(Acquire), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+                             acquire_slots};
     PyType_Slot nothing_slots[] = {
-        {Py_am_await, slot(PyObject_SelfIter)}, {Py_am_send, slot(nothing_send)}, {Py_tp_iter, slot(PyObject_SelfIter)}, {Py_tp_iternext, slot(nothing_next)}, {0, nullptr},
+        {Py_am_await, slot(PyObject_SelfIter)},
+        {Py_am_send, slot(nothing_send)},
+        {Py_tp_iter, slot(PyObject_SelfIter)},
+        {Py_tp_iternext, slot(nothing_next)},
+        {0, nullptr},
     };
     PyType_Spec nothing_spec{"pqpool._pqpool.Nothing", sizeof(PyObject), 0, Py_TPFLAGS_DEFAULT, nothing_slots};
     const Ref nothing_type = Ref::steal(PyType_FromSpec(&nothing_spec));

@@ -1,5 +1,5 @@
-// Python values to parameters. The type follows the value; text is left to the server to infer, as with asyncpg, so that a str fits a date, a uuid, an
-// enum or a text column.
+// Python values to parameters. The type follows the value; text is left to the server to infer, as with asyncpg, so
+// that a str fits a date, a uuid, an enum or a text column.
 
 #include <cstring>
 
@@ -12,28 +12,56 @@ namespace pqpool_python {
 namespace {
 
 enum Oid : uint32_t {
-    kUnknown = 0, kBool = 16, kBytea = 17, kInt8 = 20, kInt4 = 23, kFloat8 = 701, kDate = 1082, kTime = 1083, kTimestamp = 1114, kTimestamptz = 1184,
-    kInterval = 1186, kTimetz = 1266, kNumeric = 1700, kUuid = 2950, kJsonb = 3802,
+    kUnknown = 0,
+    kBool = 16,
+    kBytea = 17,
+    kInt8 = 20,
+    kInt4 = 23,
+    kFloat8 = 701,
+    kDate = 1082,
+    kTime = 1083,
+    kTimestamp = 1114,
+    kTimestamptz = 1184,
+    kInterval = 1186,
+    kTimetz = 1266,
+    kNumeric = 1700,
+    kUuid = 2950,
+    kJsonb = 3802,
 };
 
 // The array type over each element type; text arrays are left to the server.
 uint32_t array_of(uint32_t element) {
     switch (element) {
-        case kBool: return 1000;
-        case kBytea: return 1001;
-        case kInt4: return 1007;
-        case kInt8: return 1016;
-        case kFloat8: return 1022;
-        case kTimestamp: return 1115;
-        case kDate: return 1182;
-        case kTime: return 1183;
-        case kTimestamptz: return 1185;
-        case kInterval: return 1187;
-        case kNumeric: return 1231;
-        case kTimetz: return 1270;
-        case kUuid: return 2951;
-        case kJsonb: return 3807;
-        default: return kUnknown;
+        case kBool:
+            return 1000;
+        case kBytea:
+            return 1001;
+        case kInt4:
+            return 1007;
+        case kInt8:
+            return 1016;
+        case kFloat8:
+            return 1022;
+        case kTimestamp:
+            return 1115;
+        case kDate:
+            return 1182;
+        case kTime:
+            return 1183;
+        case kTimestamptz:
+            return 1185;
+        case kInterval:
+            return 1187;
+        case kNumeric:
+            return 1231;
+        case kTimetz:
+            return 1270;
+        case kUuid:
+            return 2951;
+        case kJsonb:
+            return 3807;
+        default:
+            return kUnknown;
     }
 }
 
@@ -43,7 +71,8 @@ void put_big_endian(char* to, uint64_t value, int bytes) {
     for (int i = 0; i < bytes; i++) to[i] = static_cast<char>(value >> (8 * (bytes - 1 - i)));
 }
 
-// The value's type and text form, as PostgreSQL reads it. False with or without a Python error set; without: no such conversion.
+// The value's type and text form, as PostgreSQL reads it. False with or without a Python error set; without: no such
+// conversion.
 bool text_form(PyObject* value, uint32_t& type, std::string& text) {
     auto take = [&](uint32_t of, PyObject* made) {
         const Ref string = Ref::steal(made);
@@ -65,13 +94,18 @@ bool text_form(PyObject* value, uint32_t& type, std::string& text) {
     }
     if (PyFloat_Check(value)) return take(kFloat8, PyFloat_Type.tp_repr(value));
     if (PyDelta_Check(value)) {
-        text = std::to_string(PyDateTime_DELTA_GET_DAYS(value)) + " days " + std::to_string(PyDateTime_DELTA_GET_SECONDS(value)) + " seconds " +
+        text = std::to_string(PyDateTime_DELTA_GET_DAYS(value)) + " days " +
+               std::to_string(PyDateTime_DELTA_GET_SECONDS(value)) + " seconds " +
                std::to_string(PyDateTime_DELTA_GET_MICROSECONDS(value)) + " microseconds";
         return type = kInterval, true;
     }
-    if (PyDateTime_Check(value)) return take(PyDateTime_DATE_GET_TZINFO(value) == Py_None ? kTimestamp : kTimestamptz, PyObject_CallMethod(value, "isoformat", nullptr));
+    if (PyDateTime_Check(value))
+        return take(PyDateTime_DATE_GET_TZINFO(value) == Py_None ? kTimestamp : kTimestamptz,
+                    PyObject_CallMethod(value, "isoformat", nullptr));
     if (PyDate_Check(value)) return take(kDate, PyObject_CallMethod(value, "isoformat", nullptr));
-    if (PyTime_Check(value)) return take(PyDateTime_TIME_GET_TZINFO(value) == Py_None ? kTime : kTimetz, PyObject_CallMethod(value, "isoformat", nullptr));
+    if (PyTime_Check(value))
+        return take(PyDateTime_TIME_GET_TZINFO(value) == Py_None ? kTime : kTimetz,
+                    PyObject_CallMethod(value, "isoformat", nullptr));
     if (PyObject_IsInstance(value, decimal_type) == 1) return take(kNumeric, PyObject_Str(value));
     if (PyObject_IsInstance(value, uuid_type) == 1) return take(kUuid, PyObject_Str(value));
     if (PyObject_IsInstance(value, ip_address_types) == 1) return take(kUnknown, PyObject_Str(value));
@@ -138,7 +172,8 @@ bool prepare_parameter_types() {
     json_dumps = attribute("json", "dumps");
     ip_address_types = PyTuple_New(6);
     int place = 0;
-    for (const char* name : {"IPv4Address", "IPv6Address", "IPv4Network", "IPv6Network", "IPv4Interface", "IPv6Interface"}) {
+    for (const char* name :
+         {"IPv4Address", "IPv6Address", "IPv4Network", "IPv6Network", "IPv4Interface", "IPv6Interface"}) {
         PyObject* type = attribute("ipaddress", name);
         if (!type) return false;
         PyTuple_SET_ITEM(ip_address_types, place++, type);
@@ -165,7 +200,8 @@ bool Parameters::assign(PyObject* const* values, Py_ssize_t count) {
     for (Py_ssize_t i = 0; i < count; i++)
         if (!add(values[i], i + 1)) return false;
     for (const Piece& piece : pieces_)  // only now do the bytes stand still
-        parameters_.push_back({piece.null ? nullptr : bytes_.data() + piece.offset, piece.type, static_cast<int32_t>(piece.length), piece.binary, 0});
+        parameters_.push_back({piece.null ? nullptr : bytes_.data() + piece.offset, piece.type,
+                               static_cast<int32_t>(piece.length), piece.binary, 0});
     return true;
 }
 
@@ -189,7 +225,9 @@ bool Parameters::add(PyObject* value, Py_ssize_t number) {
         const char* text = PyUnicode_AsUTF8AndSize(value, &length);
         if (!text) return false;
         if (std::memchr(text, '\0', static_cast<std::size_t>(length)))
-            return raise_error("invalid_argument", "parameter $" + std::to_string(number) + " holds a NUL character, which PostgreSQL's text cannot hold"), false;
+            return raise_error("invalid_argument", "parameter $" + std::to_string(number) +
+                                                       " holds a NUL character, which PostgreSQL's text cannot hold"),
+                   false;
         add_text(kUnknown, text, static_cast<std::size_t>(length));
         return true;
     } else if (PyFloat_CheckExact(value)) {
@@ -214,9 +252,11 @@ bool Parameters::add(PyObject* value, Py_ssize_t number) {
         return true;
     }
     if (PyErr_Occurred()) return false;
-    raise_error("invalid_argument", "parameter $" + std::to_string(number) + " is a " + Py_TYPE(value)->tp_name +
-                                        (array ? " with an element" : "") + ", for which there is no PostgreSQL type. Suggestion: pass a str, a number, bytes, a date or time, "
-                                        "a Decimal, a UUID, a dict (jsonb), or a list of these");
+    raise_error("invalid_argument",
+                "parameter $" + std::to_string(number) + " is a " + Py_TYPE(value)->tp_name +
+                    (array ? " with an element" : "") +
+                    ", for which there is no PostgreSQL type. Suggestion: pass a str, a number, bytes, a date or time, "
+                    "a Decimal, a UUID, a dict (jsonb), or a list of these");
     return false;
 }
 

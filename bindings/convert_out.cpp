@@ -1,4 +1,5 @@
-// Values of a result to Python, after asyncpg's table: the binary form where the result has it, else the text form; both give the same.
+// Values of a result to Python, after asyncpg's table: the binary form where the result has it, else the text form;
+// both give the same.
 
 #include <bit>
 #include <charconv>
@@ -16,37 +17,77 @@ bool prepare_parameter_types();
 namespace {
 
 enum Oid : uint32_t {
-    kBool = 16, kBytea = 17, kInt8 = 20, kInt2 = 21, kInt4 = 23, kOid = 26, kFloat4 = 700, kFloat8 = 701, kDate = 1082, kTime = 1083, kTimestamp = 1114,
-    kTimestamptz = 1184, kInterval = 1186, kTimetz = 1266, kNumeric = 1700, kVoid = 2278, kUuid = 2950, kJsonb = 3802,
+    kBool = 16,
+    kBytea = 17,
+    kInt8 = 20,
+    kInt2 = 21,
+    kInt4 = 23,
+    kOid = 26,
+    kFloat4 = 700,
+    kFloat8 = 701,
+    kDate = 1082,
+    kTime = 1083,
+    kTimestamp = 1114,
+    kTimestamptz = 1184,
+    kInterval = 1186,
+    kTimetz = 1266,
+    kNumeric = 1700,
+    kVoid = 2278,
+    kUuid = 2950,
+    kJsonb = 3802,
 };
 
 // The element type of each array type that is decoded; 0 for any other.
 uint32_t element_of(uint32_t array) {
     switch (array) {
-        case 199: return 114;
-        case 1000: return kBool;
-        case 1001: return kBytea;
-        case 1002: return 18;
-        case 1003: return 19;
-        case 1005: return kInt2;
-        case 1007: return kInt4;
-        case 1009: return 25;
-        case 1014: return 1042;
-        case 1015: return 1043;
-        case 1016: return kInt8;
-        case 1021: return kFloat4;
-        case 1022: return kFloat8;
-        case 1028: return kOid;
-        case 1115: return kTimestamp;
-        case 1182: return kDate;
-        case 1183: return kTime;
-        case 1185: return kTimestamptz;
-        case 1187: return kInterval;
-        case 1231: return kNumeric;
-        case 1270: return kTimetz;
-        case 2951: return kUuid;
-        case 3807: return kJsonb;
-        default: return 0;
+        case 199:
+            return 114;
+        case 1000:
+            return kBool;
+        case 1001:
+            return kBytea;
+        case 1002:
+            return 18;
+        case 1003:
+            return 19;
+        case 1005:
+            return kInt2;
+        case 1007:
+            return kInt4;
+        case 1009:
+            return 25;
+        case 1014:
+            return 1042;
+        case 1015:
+            return 1043;
+        case 1016:
+            return kInt8;
+        case 1021:
+            return kFloat4;
+        case 1022:
+            return kFloat8;
+        case 1028:
+            return kOid;
+        case 1115:
+            return kTimestamp;
+        case 1182:
+            return kDate;
+        case 1183:
+            return kTime;
+        case 1185:
+            return kTimestamptz;
+        case 1187:
+            return kInterval;
+        case 1231:
+            return kNumeric;
+        case 1270:
+            return kTimetz;
+        case 2951:
+            return kUuid;
+        case 3807:
+            return kJsonb;
+        default:
+            return 0;
     }
 }
 
@@ -55,7 +96,9 @@ PyObject *decimal_type, *uuid_type;
 template <class T>
 T big_endian(const char* from) {
     std::make_unsigned_t<T> value = 0;
-    for (std::size_t i = 0; i < sizeof(T); i++) value = static_cast<std::make_unsigned_t<T>>(static_cast<uint64_t>(value) << 8 | static_cast<unsigned char>(from[i]));
+    for (std::size_t i = 0; i < sizeof(T); i++)
+        value = static_cast<std::make_unsigned_t<T>>(static_cast<uint64_t>(value) << 8 |
+                                                     static_cast<unsigned char>(from[i]));
     return static_cast<T>(value);
 }
 
@@ -81,7 +124,8 @@ Day day_of(int64_t days) {
 }
 
 Ref out_of_range(const char* what) {
-    PyErr_Format(PyExc_OverflowError, "the %s is outside Python's range of years 1 to 9999. Suggestion: select it as text", what);
+    PyErr_Format(PyExc_OverflowError,
+                 "the %s is outside Python's range of years 1 to 9999. Suggestion: select it as text", what);
     return {};
 }
 
@@ -95,28 +139,34 @@ Ref date_of(int64_t days) {
 
 Ref time_of(int64_t us, PyObject* zone) {
     const int64_t seconds = us / 1'000'000;
-    return Ref::steal(PyDateTimeAPI->Time_FromTime(static_cast<int>(seconds / 3600 % 24), static_cast<int>(seconds / 60 % 60), static_cast<int>(seconds % 60),
+    return Ref::steal(PyDateTimeAPI->Time_FromTime(static_cast<int>(seconds / 3600 % 24),
+                                                   static_cast<int>(seconds / 60 % 60), static_cast<int>(seconds % 60),
                                                    static_cast<int>(us % 1'000'000), zone, PyDateTimeAPI->TimeType));
 }
 
-Ref timestamp_of(int64_t us, PyObject* zone) {  // since 2000-01-01
+Ref timestamp_of(int64_t us, PyObject* zone) {      // since 2000-01-01
     if (us == std::numeric_limits<int64_t>::max())  // infinity, as asyncpg gives it
-        return Ref::steal(PyDateTimeAPI->DateTime_FromDateAndTime(9999, 12, 31, 23, 59, 59, 999'999, zone, PyDateTimeAPI->DateTimeType));
-    if (us == std::numeric_limits<int64_t>::min()) return Ref::steal(PyDateTimeAPI->DateTime_FromDateAndTime(1, 1, 1, 0, 0, 0, 0, zone, PyDateTimeAPI->DateTimeType));
+        return Ref::steal(PyDateTimeAPI->DateTime_FromDateAndTime(9999, 12, 31, 23, 59, 59, 999'999, zone,
+                                                                  PyDateTimeAPI->DateTimeType));
+    if (us == std::numeric_limits<int64_t>::min())
+        return Ref::steal(
+            PyDateTimeAPI->DateTime_FromDateAndTime(1, 1, 1, 0, 0, 0, 0, zone, PyDateTimeAPI->DateTimeType));
     int64_t days = us / kDay, rest = us % kDay;
     if (rest < 0) rest += kDay, days--;
     if (!in_range(days + kEpochDays)) return out_of_range("timestamp");
     const Day d = day_of(days + kEpochDays);
     const int64_t seconds = rest / 1'000'000;
-    return Ref::steal(PyDateTimeAPI->DateTime_FromDateAndTime(d.year, d.month, d.day, static_cast<int>(seconds / 3600), static_cast<int>(seconds / 60 % 60),
-                                                              static_cast<int>(seconds % 60), static_cast<int>(rest % 1'000'000), zone, PyDateTimeAPI->DateTimeType));
+    return Ref::steal(PyDateTimeAPI->DateTime_FromDateAndTime(
+        d.year, d.month, d.day, static_cast<int>(seconds / 3600), static_cast<int>(seconds / 60 % 60),
+        static_cast<int>(seconds % 60), static_cast<int>(rest % 1'000'000), zone, PyDateTimeAPI->DateTimeType));
 }
 
 Ref interval_of(int64_t months, int64_t days, int64_t us) {  // a year counts 365 days and a month 30, as in asyncpg
     days += months / 12 * 365 + months % 12 * 30;
     days += us / kDay;
     us %= kDay;
-    return Ref::steal(PyDelta_FromDSU(static_cast<int>(days), static_cast<int>(us / 1'000'000), static_cast<int>(us % 1'000'000)));
+    return Ref::steal(
+        PyDelta_FromDSU(static_cast<int>(days), static_cast<int>(us / 1'000'000), static_cast<int>(us % 1'000'000)));
 }
 
 Ref zone_of(int32_t seconds_east) {
@@ -130,13 +180,16 @@ Ref decimal_of(const char* digits, std::size_t length) {
 }
 
 Ref numeric_of(const char* value) {  // header: digits, weight, sign, display scale; then base-10000 digits
-    const int count = big_endian<int16_t>(value), weight = big_endian<int16_t>(value + 2), scale = big_endian<int16_t>(value + 6);
+    const int count = big_endian<int16_t>(value), weight = big_endian<int16_t>(value + 2),
+              scale = big_endian<int16_t>(value + 6);
     const uint16_t sign = big_endian<uint16_t>(value + 4);
     if (sign == 0xC000) return decimal_of("NaN", 3);
     if (sign == 0xD000) return decimal_of("Infinity", 8);
     if (sign == 0xF000) return decimal_of("-Infinity", 9);
     std::string digits = sign == 0x4000 ? "-" : "";
-    auto group = [&](int place) { return place < 0 || place >= count ? 0 : big_endian<int16_t>(value + 8 + 2 * place); };
+    auto group = [&](int place) {
+        return place < 0 || place >= count ? 0 : big_endian<int16_t>(value + 8 + 2 * place);
+    };
     if (weight < 0) digits += '0';
     for (int i = 0; i <= weight; i++) {
         std::string four = std::to_string(group(i));
@@ -154,8 +207,10 @@ Ref numeric_of(const char* value) {  // header: digits, weight, sign, display sc
 }
 
 Ref uuid_of(const char* bytes) {
-    const Ref arguments = Ref::steal(PyTuple_New(0)), keywords = Ref::steal(PyDict_New()), sixteen = Ref::steal(PyBytes_FromStringAndSize(bytes, 16));
-    if (!arguments || !keywords || !sixteen || PyDict_SetItemString(keywords.get(), "bytes", sixteen.get()) != 0) return {};
+    const Ref arguments = Ref::steal(PyTuple_New(0)), keywords = Ref::steal(PyDict_New()),
+              sixteen = Ref::steal(PyBytes_FromStringAndSize(bytes, 16));
+    if (!arguments || !keywords || !sixteen || PyDict_SetItemString(keywords.get(), "bytes", sixteen.get()) != 0)
+        return {};
     return Ref::steal(PyObject_Call(uuid_type, arguments.get(), keywords.get()));
 }
 
@@ -182,33 +237,51 @@ Ref array_of(const char*& value, int dimension, int dimensions, const char* size
 
 Ref decode_binary(uint32_t type, const char* value, int length) {
     switch (type) {
-        case kBool: return Ref::borrow(*value ? Py_True : Py_False);
-        case kInt2: return Ref::steal(PyLong_FromLong(big_endian<int16_t>(value)));
-        case kInt4: return Ref::steal(PyLong_FromLong(big_endian<int32_t>(value)));
-        case kInt8: return Ref::steal(PyLong_FromLongLong(big_endian<int64_t>(value)));
-        case kOid: return Ref::steal(PyLong_FromUnsignedLong(big_endian<uint32_t>(value)));
-        case kFloat4: return Ref::steal(PyFloat_FromDouble(std::bit_cast<float>(big_endian<uint32_t>(value))));
-        case kFloat8: return Ref::steal(PyFloat_FromDouble(std::bit_cast<double>(big_endian<uint64_t>(value))));
-        case kNumeric: return numeric_of(value);
-        case kBytea: return Ref::steal(PyBytes_FromStringAndSize(value, length));
-        case kUuid: return uuid_of(value);
-        case kVoid: return Ref::borrow(Py_None);
+        case kBool:
+            return Ref::borrow(*value ? Py_True : Py_False);
+        case kInt2:
+            return Ref::steal(PyLong_FromLong(big_endian<int16_t>(value)));
+        case kInt4:
+            return Ref::steal(PyLong_FromLong(big_endian<int32_t>(value)));
+        case kInt8:
+            return Ref::steal(PyLong_FromLongLong(big_endian<int64_t>(value)));
+        case kOid:
+            return Ref::steal(PyLong_FromUnsignedLong(big_endian<uint32_t>(value)));
+        case kFloat4:
+            return Ref::steal(PyFloat_FromDouble(std::bit_cast<float>(big_endian<uint32_t>(value))));
+        case kFloat8:
+            return Ref::steal(PyFloat_FromDouble(std::bit_cast<double>(big_endian<uint64_t>(value))));
+        case kNumeric:
+            return numeric_of(value);
+        case kBytea:
+            return Ref::steal(PyBytes_FromStringAndSize(value, length));
+        case kUuid:
+            return uuid_of(value);
+        case kVoid:
+            return Ref::borrow(Py_None);
         case kDate: {
             const int32_t days = big_endian<int32_t>(value);
             if (days == std::numeric_limits<int32_t>::max()) return date_of(3'652'058);
             if (days == std::numeric_limits<int32_t>::min()) return date_of(0);
             return date_of(days + kEpochDays);
         }
-        case kTime: return time_of(big_endian<int64_t>(value), Py_None);
+        case kTime:
+            return time_of(big_endian<int64_t>(value), Py_None);
         case kTimetz: {
             const Ref zone = zone_of(-big_endian<int32_t>(value + 8));  // PostgreSQL counts seconds west
             return zone ? time_of(big_endian<int64_t>(value), zone.get()) : Ref();
         }
-        case kTimestamp: return timestamp_of(big_endian<int64_t>(value), Py_None);
-        case kTimestamptz: return timestamp_of(big_endian<int64_t>(value), PyDateTime_TimeZone_UTC);
-        case kInterval: return interval_of(big_endian<int32_t>(value + 12), big_endian<int32_t>(value + 8), big_endian<int64_t>(value));
-        case kJsonb: return text(value + 1, length - 1);  // a version byte goes first
-        default: break;
+        case kTimestamp:
+            return timestamp_of(big_endian<int64_t>(value), Py_None);
+        case kTimestamptz:
+            return timestamp_of(big_endian<int64_t>(value), PyDateTime_TimeZone_UTC);
+        case kInterval:
+            return interval_of(big_endian<int32_t>(value + 12), big_endian<int32_t>(value + 8),
+                               big_endian<int64_t>(value));
+        case kJsonb:
+            return text(value + 1, length - 1);  // a version byte goes first
+        default:
+            break;
     }
     if (element_of(type)) {
         const int dimensions = big_endian<int32_t>(value);
@@ -235,13 +308,16 @@ bool number(const char*& at, const char* end, T& out) {
 bool skip(const char*& at, const char* end, char c) { return at < end && *at == c ? at++, true : false; }
 
 bool read_date(const char*& at, const char* end, Day& d) {
-    return number(at, end, d.year) && skip(at, end, '-') && number(at, end, d.month) && skip(at, end, '-') && number(at, end, d.day);
+    return number(at, end, d.year) && skip(at, end, '-') && number(at, end, d.month) && skip(at, end, '-') &&
+           number(at, end, d.day);
 }
 
 bool read_time(const char*& at, const char* end, int64_t& us) {
     int64_t hours;  // of an interval, more than an int holds
     int minutes, seconds;
-    if (!number(at, end, hours) || !skip(at, end, ':') || !number(at, end, minutes) || !skip(at, end, ':') || !number(at, end, seconds)) return false;
+    if (!number(at, end, hours) || !skip(at, end, ':') || !number(at, end, minutes) || !skip(at, end, ':') ||
+        !number(at, end, seconds))
+        return false;
     us = (hours * 3600 + minutes * 60 + seconds) * 1'000'000;
     if (!skip(at, end, '.')) return true;
     int64_t unit = 100'000;
@@ -275,7 +351,8 @@ Ref decode_time_text(uint32_t type, const char* value, int length) {
     PyObject* zone = type == kTimestamptz ? PyDateTime_TimeZone_UTC : Py_None;
     if (whole.ends_with(" BC")) return out_of_range(type == kDate ? "date" : "timestamp");
     if (infinite && type == kDate) return date_of(past ? 0 : 3'652'058);
-    if (infinite) return timestamp_of(past ? std::numeric_limits<int64_t>::min() : std::numeric_limits<int64_t>::max(), zone);
+    if (infinite)
+        return timestamp_of(past ? std::numeric_limits<int64_t>::min() : std::numeric_limits<int64_t>::max(), zone);
     Day d{};
     int64_t us = 0;
     int32_t east = 0;
@@ -311,10 +388,14 @@ Ref decode_interval_text(const char* value, int length) {  // IntervalStyle post
             const char* unit = at;
             while (at < end && *at != ' ') at++;
             const std::string_view name(unit, static_cast<std::size_t>(at - unit));
-            if (name.starts_with("year")) months += 12 * count;
-            else if (name.starts_with("mon")) months += count;
-            else if (name.starts_with("day")) days += count;
-            else return text(value, length);
+            if (name.starts_with("year"))
+                months += 12 * count;
+            else if (name.starts_with("mon"))
+                months += count;
+            else if (name.starts_with("day"))
+                days += count;
+            else
+                return text(value, length);
         }
         skip(at, end, ' ');
     }
@@ -325,7 +406,8 @@ Ref decode_bytea_text(const char* value, int length) {
     if (length < 2 || value[0] != '\\' || value[1] != 'x') return text(value, length);  // bytea_output = escape
     auto digit = [](char c) { return c <= '9' ? c - '0' : c - 'a' + 10; };
     std::string bytes;
-    for (int i = 2; i + 1 < length; i += 2) bytes.push_back(static_cast<char>(digit(value[i]) << 4 | digit(value[i + 1])));
+    for (int i = 2; i + 1 < length; i += 2)
+        bytes.push_back(static_cast<char>(digit(value[i]) << 4 | digit(value[i + 1])));
     return Ref::steal(PyBytes_FromStringAndSize(bytes.data(), static_cast<Py_ssize_t>(bytes.size())));
 }
 
@@ -345,7 +427,8 @@ Ref decode_array_text(const char*& at, const char* end, uint32_t element) {
                 one.push_back(*at++);
             }
             if (quoted) at++;
-            item = !quoted && one == "NULL" ? Ref::borrow(Py_None) : decode_text(element, one.c_str(), static_cast<int>(one.size()));
+            item = !quoted && one == "NULL" ? Ref::borrow(Py_None)
+                                            : decode_text(element, one.c_str(), static_cast<int>(one.size()));
         }
         if (!item || PyList_Append(list.get(), item.get()) != 0) return {};
         skip(at, end, ',');
@@ -356,32 +439,41 @@ Ref decode_array_text(const char*& at, const char* end, uint32_t element) {
 
 Ref decode_text(uint32_t type, const char* value, int length) {
     switch (type) {
-        case kBool: return Ref::borrow(*value == 't' ? Py_True : Py_False);
+        case kBool:
+            return Ref::borrow(*value == 't' ? Py_True : Py_False);
         case kInt2:
         case kInt4:
         case kInt8:
-        case kOid: return Ref::steal(PyLong_FromString(value, nullptr, 10));
+        case kOid:
+            return Ref::steal(PyLong_FromString(value, nullptr, 10));
         case kFloat4:
         case kFloat8: {
             const Ref string = text(value, length);
             Ref number = Ref::steal(string ? PyFloat_FromString(string.get()) : nullptr);
             if (!number || type == kFloat8) return number;
-            return Ref::steal(PyFloat_FromDouble(static_cast<float>(PyFloat_AS_DOUBLE(number.get()))));  // as its binary form has it
+            return Ref::steal(
+                PyFloat_FromDouble(static_cast<float>(PyFloat_AS_DOUBLE(number.get()))));  // as its binary form has it
         }
-        case kNumeric: return decimal_of(value, static_cast<std::size_t>(length));
-        case kBytea: return decode_bytea_text(value, length);
+        case kNumeric:
+            return decimal_of(value, static_cast<std::size_t>(length));
+        case kBytea:
+            return decode_bytea_text(value, length);
         case kUuid: {
             const Ref string = text(value, length);
             return string ? Ref::steal(PyObject_CallOneArg(uuid_type, string.get())) : Ref();
         }
-        case kVoid: return Ref::borrow(Py_None);
+        case kVoid:
+            return Ref::borrow(Py_None);
         case kDate:
         case kTime:
         case kTimetz:
         case kTimestamp:
-        case kTimestamptz: return decode_time_text(type, value, length);
-        case kInterval: return decode_interval_text(value, length);
-        default: break;
+        case kTimestamptz:
+            return decode_time_text(type, value, length);
+        case kInterval:
+            return decode_interval_text(value, length);
+        default:
+            break;
     }
     if (const uint32_t element = element_of(type)) {
         const char *at = value, *end = value + length;

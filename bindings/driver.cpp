@@ -1,8 +1,9 @@
 // Driver: one event loop's side of a pool. Lease: one connection in the hands of that loop's tasks.
 //
-// The loop watches the driver's one descriptor; drain() then reads every ready socket, decodes, and resolves all the futures it can. acquire, execute
-// and release are plain calls in between: no thread is crossed and no task is switched where nothing has to be waited for. These are the hot paths of the
-// package, so both types are written against Python's C interface.
+// The loop watches the driver's one descriptor; drain() then reads every ready socket, decodes, and resolves all the
+// futures it can. acquire, execute and release are plain calls in between: no thread is crossed and no task is switched
+// where nothing has to be waited for. These are the hot paths of the package, so both types are written against
+// Python's C interface.
 #include "driver_types.hpp"
 
 namespace pqpool_python {
@@ -79,8 +80,11 @@ bool is_done(PyObject* future) {
 bool resolve(Driver* driver, Pending* pending, const pqpool_completion& completion) {
     Ref value;
     if (completion.status == PQPOOL_OK) {
-        if (pending->mode == Mode::acquire) value = new_lease(driver, completion.lease, pending->stack);  // released again if nobody takes it
-        else value = completion.result ? convert(completion.result, pending->mode, pending->column) : Ref::borrow(Py_None);
+        if (pending->mode == Mode::acquire)
+            value = new_lease(driver, completion.lease, pending->stack);  // released again if nobody takes it
+        else
+            value =
+                completion.result ? convert(completion.result, pending->mode, pending->column) : Ref::borrow(Py_None);
     }
     Ref error;
     if (completion.status != PQPOOL_OK) {
@@ -131,8 +135,11 @@ bool is_open(Driver* driver) {
 int64_t ms_of(PyObject* seconds, bool& good) {
     if (seconds == Py_None) return PQPOOL_DEFAULT;
     const double value = PyFloat_AsDouble(seconds);
-    if (value == -1.0 && PyErr_Occurred()) good = false;
-    else if (!(value >= 0)) good = false, raise_error("invalid_argument", "a timeout must be a number of seconds >= 0, or None for the pool's option");
+    if (value == -1.0 && PyErr_Occurred())
+        good = false;
+    else if (!(value >= 0))
+        good = false,
+        raise_error("invalid_argument", "a timeout must be a number of seconds >= 0, or None for the pool's option");
     return value > 9e15 ? PQPOOL_NO_LIMIT : static_cast<int64_t>(value * 1e3 + 0.999);
 }
 
@@ -151,8 +158,10 @@ Acquired acquire(Driver* driver, PyObject* timeout, PyObject* leak_timeout) {
     Acquired acquired;
     if (status != PQPOOL_OK || handle != 0) {
         free_pending(driver, pending);
-        if (status != PQPOOL_OK) raise_last_error(status);
-        else acquired.lease = new_lease(driver, handle, stack);
+        if (status != PQPOOL_OK)
+            raise_last_error(status);
+        else
+            acquired.lease = new_lease(driver, handle, stack);
         return acquired;
     }
     pending->mode = Mode::acquire;
@@ -172,8 +181,9 @@ bool take_log(Driver* driver) {
     for (;;) {
         int32_t taken = 0;
         if (pqpool_log_next(driver->pool->pool, &line, &taken) != PQPOOL_OK || !taken) return true;
-        const Ref done = Ref::steal(PyObject_CallFunction(driver->on_log, "issdK", line.level, line.message, line.context, line.unix_time,
-                                                          static_cast<unsigned long long>(line.lease)));
+        const Ref done =
+            Ref::steal(PyObject_CallFunction(driver->on_log, "issdK", line.level, line.message, line.context,
+                                             line.unix_time, static_cast<unsigned long long>(line.lease)));
         if (!done) return false;
     }
 }
@@ -191,7 +201,8 @@ PyObject* driver_new(PyTypeObject* type, PyObject* args, PyObject*) {
         return nullptr;
     }
     pqpool_queue* queue = nullptr;
-    if (const int32_t status = pqpool_queue_open(handle->pool, &queue); status != PQPOOL_OK) return raise_last_error(status);
+    if (const int32_t status = pqpool_queue_open(handle->pool, &queue); status != PQPOOL_OK)
+        return raise_last_error(status);
     Driver* self = driver_of(type->tp_alloc(type, 0));
     if (!self) return nullptr;
     new (&self->pool) std::shared_ptr<PoolHandle>(std::move(handle));
@@ -274,7 +285,8 @@ PyObject* submit(Driver* self, Submit&& request) {
 
 PyObject* driver_await_open(PyObject* object, PyObject*) {
     Driver* self = driver_of(object);
-    return submit(self, [self](Pending* pending) { return pqpool_await_open_async(self->queue, pending, &pending->id); });
+    return submit(self,
+                  [self](Pending* pending) { return pqpool_await_open_async(self->queue, pending, &pending->id); });
 }
 
 PyObject* driver_shutdown(PyObject* object, PyObject* timeout) {
@@ -282,7 +294,8 @@ PyObject* driver_shutdown(PyObject* object, PyObject* timeout) {
     bool good = true;
     const int64_t ms = timeout == Py_None ? PQPOOL_NO_LIMIT : ms_of(timeout, good);
     if (!good) return nullptr;
-    return submit(self, [=](Pending* pending) { return pqpool_shutdown_async(self->queue, ms, pending, &pending->id); });
+    return submit(self,
+                  [=](Pending* pending) { return pqpool_shutdown_async(self->queue, ms, pending, &pending->id); });
 }
 
 PyObject* driver_follow_log(PyObject* object, PyObject*) {
@@ -293,14 +306,18 @@ PyObject* driver_follow_log(PyObject* object, PyObject*) {
     return status == PQPOOL_OK ? Py_NewRef(Py_None) : raise_last_error(status);
 }
 
-PyObject* driver_take_log(PyObject* object, PyObject*) { return take_log(driver_of(object)) ? Py_NewRef(Py_None) : nullptr; }
+PyObject* driver_take_log(PyObject* object, PyObject*) {
+    return take_log(driver_of(object)) ? Py_NewRef(Py_None) : nullptr;
+}
 
 PyObject* driver_close(PyObject* object, PyObject*) {
     close_queue(driver_of(object));
     Py_RETURN_NONE;
 }
 
-PyObject* driver_fileno(PyObject* object, PyObject*) { return PyLong_FromLong(pqpool_queue_fd(driver_of(object)->queue)); }
+PyObject* driver_fileno(PyObject* object, PyObject*) {
+    return PyLong_FromLong(pqpool_queue_fd(driver_of(object)->queue));
+}
 
 PyObject* driver_leases(PyObject* object, PyObject*) {
     PyObject* list = PyList_New(0);
@@ -334,13 +351,19 @@ bool add_driver_types(PyObject* module) {
     if (run) end_of_stack = reinterpret_cast<PyCodeObject*>(PyObject_GetAttrString(run.get(), "__code__"));
     PyErr_Clear();  // another asyncio without it: the stack only grows longer
     PyType_Slot driver_slots[] = {
-        {Py_tp_new, slot(driver_new)},     {Py_tp_dealloc, slot(driver_dealloc)}, {Py_tp_traverse, slot(driver_traverse)},
-        {Py_tp_clear, slot(driver_clear)}, {Py_tp_methods, driver_methods},       {Py_tp_doc, const_cast<char*>("One event loop's side of a pool. Used on that loop's thread only.")},
+        {Py_tp_new, slot(driver_new)},
+        {Py_tp_dealloc, slot(driver_dealloc)},
+        {Py_tp_traverse, slot(driver_traverse)},
+        {Py_tp_clear, slot(driver_clear)},
+        {Py_tp_methods, driver_methods},
+        {Py_tp_doc, const_cast<char*>("One event loop's side of a pool. Used on that loop's thread only.")},
         {0, nullptr},
     };
-    PyType_Spec driver_spec{"pqpool._pqpool.Driver", sizeof(Driver), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, driver_slots};
+    PyType_Spec driver_spec{"pqpool._pqpool.Driver", sizeof(Driver), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+                            driver_slots};
     driver_type = add_type(module, "Driver", driver_spec);
-    return driver_type && add_lease_type(module) && add_acquire_type(module) && set_result_name && set_exception_name && done_name;
+    return driver_type && add_lease_type(module) && add_acquire_type(module) && set_result_name && set_exception_name &&
+           done_name;
 }
 
 }  // namespace pqpool_python

@@ -1,4 +1,5 @@
-// What the driver's files share: one event loop's side of a pool, its leases, and the requests under way. All of it needs the GIL.
+// What the driver's files share: one event loop's side of a pool, its leases, and the requests under way. All of it
+// needs the GIL.
 #pragma once
 
 #include <array>
@@ -15,7 +16,7 @@ extern PyCodeObject* end_of_stack;
 
 // Who acquired, as (code, instruction) pairs: cheap to take, and turned into text only when somebody reads it.
 class Stack {
-public:
+  public:
     Stack() = default;
     Stack(Stack&& other) noexcept { swap(other); }
     ~Stack() { clear(); }
@@ -47,14 +48,17 @@ public:
         PyObject* list = PyList_New(depth_);
         for (int i = 0; list && i < depth_; i++) {
             PyCodeObject* code = frames_[i].code;
-            PyObject* line = Py_BuildValue("(OiO)", code->co_filename, PyCode_Addr2Line(code, frames_[i].instruction), code->co_qualname);
-            if (!line) Py_CLEAR(list);
-            else PyList_SET_ITEM(list, i, line);
+            PyObject* line = Py_BuildValue("(OiO)", code->co_filename, PyCode_Addr2Line(code, frames_[i].instruction),
+                                           code->co_qualname);
+            if (!line)
+                Py_CLEAR(list);
+            else
+                PyList_SET_ITEM(list, i, line);
         }
         return list;
     }
 
-private:
+  private:
     struct Frame {
         PyCodeObject* code;
         int instruction;
@@ -79,8 +83,7 @@ struct Pending {
 struct Lease;
 
 struct Driver {
-    PyObject_HEAD
-    std::shared_ptr<PoolHandle> pool;
+    PyObject_HEAD std::shared_ptr<PoolHandle> pool;
     pqpool_queue* queue;
     PyObject* create_future;
     PyObject* lease_type;  // what acquire gives: a subclass of Lease
@@ -93,8 +96,7 @@ struct Driver {
 };
 
 struct Lease {
-    PyObject_HEAD
-    Driver* driver;
+    PyObject_HEAD Driver* driver;
     pqpool_lease handle;
     uint64_t operation;  // the statement under way, or 0
     bool released;
@@ -108,7 +110,8 @@ inline Driver* driver_of(PyObject* self) { return reinterpret_cast<Driver*>(self
 inline Lease* lease_of(PyObject* self) { return reinterpret_cast<Lease*>(self); }
 inline PyObject* object_of(Driver* driver) { return reinterpret_cast<PyObject*>(driver); }
 
-Pending* new_pending(Driver* driver, Mode mode);  // its future is nullptr, with a Python error set, where none could be made
+Pending* new_pending(Driver* driver,
+                     Mode mode);  // its future is nullptr, with a Python error set, where none could be made
 void free_pending(Driver* driver, Pending* pending);
 bool take_completions(Driver* driver);  // resolves the futures whose answers are there; false with a Python error set
 bool is_open(Driver* driver);

@@ -35,7 +35,9 @@ Ref new_lease(Driver* driver, pqpool_lease handle, Stack& stack) {
 
 static bool is_usable(Lease* self) {
     if (!self->released) return true;
-    raise_error("released", "the connection was released already. Suggestion: acquire a new one; a connection may not be kept beyond its release");
+    raise_error("released",
+                "the connection was released already. Suggestion: acquire a new one; a connection may not be kept "
+                "beyond its release");
     return false;
 }
 
@@ -46,7 +48,8 @@ PyObject* lease_release(PyObject* object, PyObject*) {
     unlink(self);
     Driver* driver = self->driver;
     if (!driver->queue) Py_RETURN_NONE;  // the driver's close has released it
-    if (const int32_t status = pqpool_release(driver->pool->pool, self->handle); status != PQPOOL_OK) return raise_last_error(status);
+    if (const int32_t status = pqpool_release(driver->pool->pool, self->handle); status != PQPOOL_OK)
+        return raise_last_error(status);
     // A waiter of this loop may have it already. From another thread, the loop's own takes care of that.
     if (!take_completions(driver)) {
         if (!PyErr_ExceptionMatches(PyExc_ValueError)) return nullptr;
@@ -82,7 +85,9 @@ void lease_finalize(PyObject* object) {
     PyErr_Fetch(&type, &value, &trace);
     const Driver* driver = self->driver;
     release_without_error(self);
-    if (driver->queue && PyErr_ResourceWarning(nullptr, 1, "a pqpool connection was never released; it went back to the pool when it was collected") != 0)
+    if (driver->queue &&
+        PyErr_ResourceWarning(
+            nullptr, 1, "a pqpool connection was never released; it went back to the pool when it was collected") != 0)
         PyErr_WriteUnraisable(nullptr);
     PyErr_Restore(type, value, trace);
 }
@@ -103,10 +108,13 @@ void lease_dealloc(PyObject* object) {
 // _run(mode, query, args, column, timeout) -> future
 PyObject* lease_run(PyObject* object, PyObject* const* args, Py_ssize_t count) {
     Lease* self = lease_of(object);
-    if (count != 5 || !PyTuple_Check(args[2])) return PyErr_SetString(PyExc_TypeError, "_run takes mode, query, args (a tuple), column and timeout"), nullptr;
+    if (count != 5 || !PyTuple_Check(args[2]))
+        return PyErr_SetString(PyExc_TypeError, "_run takes mode, query, args (a tuple), column and timeout"), nullptr;
     if (!is_usable(self) || !is_open(self->driver)) return nullptr;
     Driver* driver = self->driver;
-    if (!PyUnicode_Check(args[1])) return raise_error("invalid_argument", std::string("the query must be a str (got ") + Py_TYPE(args[1])->tp_name + ")");
+    if (!PyUnicode_Check(args[1]))
+        return raise_error("invalid_argument",
+                           std::string("the query must be a str (got ") + Py_TYPE(args[1])->tp_name + ")");
     Py_ssize_t length;
     bool good = true;
     pqpool_statement statement = PQPOOL_STATEMENT_INIT(PyUnicode_AsUTF8AndSize(args[1], &length));
@@ -148,7 +156,8 @@ PyObject* lease_cancel(PyObject* object, PyObject*) {
 PyObject* lease_stack(PyObject* object, PyObject*) { return lease_of(object)->stack.lines(); }
 
 PyMethodDef lease_methods[] = {
-    {"_run", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(lease_run)), METH_FASTCALL, "_run(mode, query, args, column, timeout): a future."},
+    {"_run", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(lease_run)), METH_FASTCALL,
+     "_run(mode, query, args, column, timeout): a future."},
     {"_cancel", lease_cancel, METH_NOARGS, "Cancels the statement under way; True where there was one."},
     {"_release", lease_release, METH_NOARGS, "Gives the connection back."},
     {"_stack", lease_stack, METH_NOARGS, "Who acquired it: (file, line, function) triples, innermost first."},
@@ -167,13 +176,19 @@ PyMemberDef lease_members[] = {
 
 bool add_lease_type(PyObject* module) {
     PyType_Slot lease_slots[] = {
-        {Py_tp_dealloc, slot(lease_dealloc)}, {Py_tp_traverse, slot(lease_traverse)}, {Py_tp_clear, slot(lease_clear)},
-        {Py_tp_finalize, slot(lease_finalize)}, {Py_tp_methods, lease_methods},       {Py_tp_members, lease_members},
-        {Py_tp_doc, const_cast<char*>("One connection in the hands of one event loop's tasks. Made by Driver.acquire only.")},
+        {Py_tp_dealloc, slot(lease_dealloc)},
+        {Py_tp_traverse, slot(lease_traverse)},
+        {Py_tp_clear, slot(lease_clear)},
+        {Py_tp_finalize, slot(lease_finalize)},
+        {Py_tp_methods, lease_methods},
+        {Py_tp_members, lease_members},
+        {Py_tp_doc,
+         const_cast<char*>("One connection in the hands of one event loop's tasks. Made by Driver.acquire only.")},
         {0, nullptr},
     };
-    PyType_Spec lease_spec{"pqpool._pqpool.Lease", sizeof(Lease), 0,
-                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION, lease_slots};
+    PyType_Spec lease_spec{
+        "pqpool._pqpool.Lease", sizeof(Lease), 0,
+        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION, lease_slots};
     return (lease_type = add_type(module, "Lease", lease_spec)) != nullptr;
 }
 

@@ -29,12 +29,16 @@ PyObject* raise(const Ref& error) {
 template <class Field>
 Ref fields_of(const char* sqlstate, Field&& field) {
     static constexpr std::pair<int, const char*> kFields[] = {
-        {'V', "severity"},   {'D', "detail"},      {'H', "hint"},           {'P', "position"},        {'W', "context"}, {'s', "schema_name"},
-        {'t', "table_name"}, {'c', "column_name"}, {'d', "data_type_name"}, {'n', "constraint_name"},
+        {'V', "severity"},       {'D', "detail"},          {'H', "hint"},       {'P', "position"},
+        {'W', "context"},        {'s', "schema_name"},     {'t', "table_name"}, {'c', "column_name"},
+        {'d', "data_type_name"}, {'n', "constraint_name"},
     };
     Ref fields = Ref::steal(PyDict_New());
     auto add = [&](const char* name, const char* value) {
-        const Ref text = Ref::steal(value && *value ? PyUnicode_DecodeUTF8(value, static_cast<Py_ssize_t>(std::char_traits<char>::length(value)), "replace") : nullptr);
+        const Ref text = Ref::steal(
+            value && *value
+                ? PyUnicode_DecodeUTF8(value, static_cast<Py_ssize_t>(std::char_traits<char>::length(value)), "replace")
+                : nullptr);
         if (text) PyDict_SetItemString(fields.get(), name, text.get());
     };
     add("sqlstate", sqlstate);
@@ -59,7 +63,8 @@ struct OptionsHandle {
 
     void set(const py::dict& values) {
         for (const auto& [name, value] : values) {
-            const std::string text = py::isinstance<py::bool_>(value) ? (value.cast<bool>() ? "true" : "false") : py::str(value).cast<std::string>();
+            const std::string text = py::isinstance<py::bool_>(value) ? (value.cast<bool>() ? "true" : "false")
+                                                                      : py::str(value).cast<std::string>();
             check(pqpool_options_set(options, py::str(name).cast<std::string>().c_str(), text.c_str()));
         }
     }
@@ -67,10 +72,14 @@ struct OptionsHandle {
 
 py::object typed(int32_t type, const char* text) {
     switch (type) {
-        case PQPOOL_OPTION_INTEGER: return py::int_(std::stoll(text));
-        case PQPOOL_OPTION_SECONDS: return py::float_(std::stod(text));
-        case PQPOOL_OPTION_BOOLEAN: return py::bool_(std::string(text) == "true");
-        default: return py::str(text);
+        case PQPOOL_OPTION_INTEGER:
+            return py::int_(std::stoll(text));
+        case PQPOOL_OPTION_SECONDS:
+            return py::float_(std::stod(text));
+        case PQPOOL_OPTION_BOOLEAN:
+            return py::bool_(std::string(text) == "true");
+        default:
+            return py::str(text);
     }
 }
 
@@ -116,7 +125,8 @@ const std::vector<pqpool_statistic_info>& statistic_list() {
 const std::vector<py::str>& statistic_names() {
     static const auto* names = [] {
         auto* made = new std::vector<py::str>;
-        for (const auto& info : statistic_list()) made->emplace_back(info.name == std::string("uptime_ms") ? "uptime_seconds" : info.name);
+        for (const auto& info : statistic_list())
+            made->emplace_back(info.name == std::string("uptime_ms") ? "uptime_seconds" : info.name);
         return made;
     }();
     return *names;
@@ -127,10 +137,12 @@ T& at(const pqpool_statistics& statistics, std::size_t offset) {
     return *reinterpret_cast<T*>(const_cast<char*>(reinterpret_cast<const char*>(&statistics)) + offset);
 }
 
-py::object optional_seconds(int64_t us) { return us ? py::object(py::float_(static_cast<double>(us) / 1e6)) : py::none(); }
+py::object optional_seconds(int64_t us) {
+    return us ? py::object(py::float_(static_cast<double>(us) / 1e6)) : py::none();
+}
 
 class Pool {
-public:
+  public:
     explicit Pool(const py::dict& values) {
         OptionsHandle options;
         options.set(values);
@@ -150,9 +162,14 @@ public:
         const auto& names = statistic_names();
         for (std::size_t i = 0; i < list.size(); i++) {
             switch (list[i].type) {
-                case PQPOOL_STATISTIC_MS: out[names[i]] = py::float_(at<double>(s, list[i].offset)); break;
-                case PQPOOL_STATISTIC_TIME: out[names[i]] = optional_seconds(at<int64_t>(s, list[i].offset)); break;
-                default: out[names[i]] = py::int_(at<int64_t>(s, list[i].offset));
+                case PQPOOL_STATISTIC_MS:
+                    out[names[i]] = py::float_(at<double>(s, list[i].offset));
+                    break;
+                case PQPOOL_STATISTIC_TIME:
+                    out[names[i]] = optional_seconds(at<int64_t>(s, list[i].offset));
+                    break;
+                default:
+                    out[names[i]] = py::int_(at<int64_t>(s, list[i].offset));
             }
         }
         out["uptime_seconds"] = s.uptime_ms / 1e3;
@@ -163,15 +180,19 @@ public:
         return out;
     }
 
-    // (status, state, database, total, idle, active, waiting, latency_ms, last_error, leak_count, uptime_seconds, timestamp)
+    // (status, state, database, total, idle, active, waiting, latency_ms, last_error, leak_count, uptime_seconds,
+    // timestamp)
     py::tuple health() {
         const pqpool_health h = read_health();
         static constexpr const char* kStatuses[] = {"healthy", "degraded", "unhealthy"};
         timespec now;
         clock_gettime(CLOCK_REALTIME, &now);
-        return py::make_tuple(kStatuses[h.status], pqpool_state_name(h.state), h.database, h.total_connections, h.idle_connections, h.active_connections, h.waiting_requests,
-                              h.latency_ms < 0 ? py::object(py::none()) : py::float_(h.latency_ms), h.last_error[0] ? py::object(py::str(h.last_error)) : py::none(),
-                              h.leak_count, h.uptime_ms / 1e3, static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) / 1e9);
+        return py::make_tuple(kStatuses[h.status], pqpool_state_name(h.state), h.database, h.total_connections,
+                              h.idle_connections, h.active_connections, h.waiting_requests,
+                              h.latency_ms < 0 ? py::object(py::none()) : py::float_(h.latency_ms),
+                              h.last_error[0] ? py::object(py::str(h.last_error)) : py::none(), h.leak_count,
+                              h.uptime_ms / 1e3,
+                              static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) / 1e9);
     }
 
     const char* state() {
@@ -194,7 +215,8 @@ public:
             holder["backend_pid"] = found[i].backend_pid;
             holder["held_seconds"] = found[i].held_ms / 1e3;
             holder["tag"] = found[i].tag;
-            holder["last_statement"] = py::reinterpret_steal<py::str>(PyUnicode_DecodeUTF8(found[i].last_statement, static_cast<Py_ssize_t>(std::strlen(found[i].last_statement)), "ignore"));
+            holder["last_statement"] = py::reinterpret_steal<py::str>(PyUnicode_DecodeUTF8(
+                found[i].last_statement, static_cast<Py_ssize_t>(std::strlen(found[i].last_statement)), "ignore"));
             list.append(holder);
         }
         return list;
@@ -206,7 +228,7 @@ public:
     void resume() { check(pqpool_resume(handle_->pool)); }
     void set_log_level(int32_t level) { check(pqpool_set_log_level(handle_->pool, level)); }
 
-private:
+  private:
     pqpool_health read_health() {
         pqpool_health h{};
         h.struct_size = sizeof h;
@@ -229,28 +251,37 @@ std::string calculate_health(const py::dict& values, int64_t min_size, int64_t) 
     for (const auto& info : statistic_list()) {
         if (!values.contains(info.name) || values[info.name].is_none()) continue;
         const py::object value = values[info.name];
-        if (info.type == PQPOOL_STATISTIC_MS) at<double>(s, info.offset) = value.cast<double>();
-        else if (info.type == PQPOOL_STATISTIC_TIME) at<int64_t>(s, info.offset) = static_cast<int64_t>(value.cast<double>() * 1e6);
-        else at<int64_t>(s, info.offset) = value.cast<int64_t>();
+        if (info.type == PQPOOL_STATISTIC_MS)
+            at<double>(s, info.offset) = value.cast<double>();
+        else if (info.type == PQPOOL_STATISTIC_TIME)
+            at<int64_t>(s, info.offset) = static_cast<int64_t>(value.cast<double>() * 1e6);
+        else
+            at<int64_t>(s, info.offset) = value.cast<int64_t>();
     }
     const auto name = py::str(values["state"]).cast<std::string>();
     int32_t state = PQPOOL_INITIALIZING, status;
     while (pqpool_state_name(state) && name != pqpool_state_name(state)) state++;
-    check(pqpool_calculate_health(&s, state, min_size, static_cast<int64_t>(values["now"].cast<double>() * 1e6), &status));
+    check(pqpool_calculate_health(&s, state, min_size, static_cast<int64_t>(values["now"].cast<double>() * 1e6),
+                                  &status));
     return status == PQPOOL_HEALTHY ? "healthy" : status == PQPOOL_DEGRADED ? "degraded" : "unhealthy";
 }
 
 }  // namespace
 
 PyObject* raise_last_error(int32_t status) {
-    return raise(build_error(pqpool_status_name(status), pqpool_error_message(), fields_of(pqpool_error_sqlstate(), pqpool_error_field).get()));
+    return raise(build_error(pqpool_status_name(status), pqpool_error_message(),
+                             fields_of(pqpool_error_sqlstate(), pqpool_error_field).get()));
 }
 
-PyObject* raise_error(const char* kind, const std::string& message) { return raise(build_error(kind, message.c_str(), Py_None)); }
+PyObject* raise_error(const char* kind, const std::string& message) {
+    return raise(build_error(kind, message.c_str(), Py_None));
+}
 
 Ref error_of_result(int32_t status, const pqpool_result* result) {
     return build_error(pqpool_status_name(status), pqpool_result_error_message(result),
-                       fields_of(pqpool_result_error_sqlstate(result), [&](int code) { return pqpool_result_error_field(result, code); }).get());
+                       fields_of(pqpool_result_error_sqlstate(result), [&](int code) {
+                           return pqpool_result_error_field(result, code);
+                       }).get());
 }
 
 PoolHandle::~PoolHandle() {
@@ -271,10 +302,13 @@ std::shared_ptr<PoolHandle> pool_of(PyObject* object) {
 PYBIND11_MODULE(_pqpool, m) {
     m.doc() = "The native module: the pool's C interface for Python.";
     m.attr("__version__") = pqpool_version();
-    if (!prepare_conversions() || !add_record_type(m.ptr()) || !add_driver_types(m.ptr())) throw py::error_already_set();
+    if (!prepare_conversions() || !add_record_type(m.ptr()) || !add_driver_types(m.ptr()))
+        throw py::error_already_set();
     m.def("options", &options, "Every setting, from the core's single list.");
-    m.def("check_options", &check_options, py::arg("values"), "Raises PoolConfigurationError, with every problem in its message, if settings do not fit.");
-    m.def("calculate_health", &calculate_health, py::arg("statistics"), py::arg("min_size"), py::arg("max_size"), "The core's health rule.");
+    m.def("check_options", &check_options, py::arg("values"),
+          "Raises PoolConfigurationError, with every problem in its message, if settings do not fit.");
+    m.def("calculate_health", &calculate_health, py::arg("statistics"), py::arg("min_size"), py::arg("max_size"),
+          "The core's health rule.");
     py::class_<Pool>(m, "Pool", "A pool. Any thread.")
         .def(py::init<const py::dict&>(), py::arg("options"), "Opens nothing. Raises PoolConfigurationError.")
         .def("start", &Pool::start, "Begins to open min_size connections; does not block.")

@@ -13,7 +13,7 @@
 namespace pqpool_python {
 
 class Ref {
-public:
+  public:
     Ref() = default;
     static Ref steal(PyObject* object) {
         Ref ref;
@@ -37,7 +37,7 @@ public:
     PyObject* release() { return std::exchange(object_, nullptr); }
     explicit operator bool() const { return object_ != nullptr; }
 
-private:
+  private:
     PyObject* object_ = nullptr;
 };
 
@@ -62,14 +62,15 @@ bool prepare_conversions();
 // The value of one cell; an empty Ref with a Python error set where it cannot be had.
 Ref decode(const pqpool_result* result, int32_t row, int32_t column);
 
-// A statement's parameters as the C interface takes them, types following the Python values. Reused, it allocates nothing.
+// A statement's parameters as the C interface takes them, types following the Python values. Reused, it allocates
+// nothing.
 class Parameters {
-public:
+  public:
     bool assign(PyObject* const* values, Py_ssize_t count);  // false with a Python error set
     const pqpool_parameter* data() const { return parameters_.data(); }
     std::size_t size() const { return parameters_.size(); }
 
-private:
+  private:
     bool add(PyObject* value, Py_ssize_t number);
     void add_binary(uint32_t type, const void* bytes, std::size_t length);
     void add_text(uint32_t type, const char* text, std::size_t length);

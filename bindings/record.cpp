@@ -6,8 +6,7 @@ namespace pqpool_python {
 namespace {
 
 struct Record {
-    PyObject_VAR_HEAD
-    PyObject* shape;  // (names: tuple of str, places: dict of str to int)
+    PyObject_VAR_HEAD PyObject* shape;  // (names: tuple of str, places: dict of str to int)
     PyObject* items[1];
 };
 
@@ -79,7 +78,8 @@ PyObject* iterate(PyObject* self) {
 PyObject* repr(PyObject* self) {
     const Ref parts = Ref::steal(PyList_New(0));
     for (Py_ssize_t i = 0; parts && i < Py_SIZE(self); i++) {
-        const Ref part = Ref::steal(PyUnicode_FromFormat("%U=%R", PyTuple_GET_ITEM(names_of(self), i), of(self)->items[i]));
+        const Ref part =
+            Ref::steal(PyUnicode_FromFormat("%U=%R", PyTuple_GET_ITEM(names_of(self), i), of(self)->items[i]));
         if (!part || PyList_Append(parts.get(), part.get()) != 0) return nullptr;
     }
     const Ref blank = Ref::steal(PyUnicode_FromString(" "));
@@ -125,7 +125,8 @@ PyMethodDef methods[] = {
     {"keys", keys, METH_NOARGS, "The columns' names, in order."},
     {"values", values, METH_NOARGS, "The values, in the columns' order."},
     {"items", items, METH_NOARGS, "Pairs of name and value."},
-    {"get", get, METH_VARARGS, "get(name, default=None)\n--\n\nThe value of a column, or the default where there is no such column."},
+    {"get", get, METH_VARARGS,
+     "get(name, default=None)\n--\n\nThe value of a column, or the default where there is no such column."},
     {nullptr, nullptr, 0, nullptr},
 };
 
@@ -138,14 +139,26 @@ void* slot(Function function) {
 
 bool add_record_type(PyObject* module) {
     PyType_Slot slots[] = {
-        {Py_tp_dealloc, slot(dealloc)},      {Py_tp_traverse, slot(traverse)}, {Py_sq_length, slot(length)},     {Py_sq_item, slot(item)},
-        {Py_mp_length, slot(length)},        {Py_mp_subscript, slot(subscript)}, {Py_sq_contains, slot(contains)}, {Py_tp_iter, slot(iterate)},
-        {Py_tp_repr, slot(repr)},            {Py_tp_richcompare, slot(compare)}, {Py_tp_hash, slot(hash)},         {Py_tp_methods, methods},
-        {Py_tp_doc, const_cast<char*>("A row of a result, readable by index and by name. Immutable; equal to a tuple of the same values.")},
+        {Py_tp_dealloc, slot(dealloc)},
+        {Py_tp_traverse, slot(traverse)},
+        {Py_sq_length, slot(length)},
+        {Py_sq_item, slot(item)},
+        {Py_mp_length, slot(length)},
+        {Py_mp_subscript, slot(subscript)},
+        {Py_sq_contains, slot(contains)},
+        {Py_tp_iter, slot(iterate)},
+        {Py_tp_repr, slot(repr)},
+        {Py_tp_richcompare, slot(compare)},
+        {Py_tp_hash, slot(hash)},
+        {Py_tp_methods, methods},
+        {Py_tp_doc,
+         const_cast<char*>(
+             "A row of a result, readable by index and by name. Immutable; equal to a tuple of the same values.")},
         {0, nullptr},
     };
-    PyType_Spec spec{"pqpool._pqpool.Record", sizeof(Record) - sizeof(PyObject*), sizeof(PyObject*),
-                     Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE, slots};
+    PyType_Spec spec{
+        "pqpool._pqpool.Record", sizeof(Record) - sizeof(PyObject*), sizeof(PyObject*),
+        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE, slots};
     record_type = reinterpret_cast<PyTypeObject*>(PyType_FromSpec(&spec));
     return record_type && PyModule_AddObjectRef(module, "Record", reinterpret_cast<PyObject*>(record_type)) == 0;
 }
@@ -158,7 +171,8 @@ Ref make_record_shape(const pqpool_result* result) {
         if (!name) return {};
         PyTuple_SET_ITEM(names.get(), i, name);
         const Ref place = Ref::steal(PyLong_FromLong(i));
-        if (!place || PyDict_SetItem(places.get(), name, place.get()) != 0) return {};  // of two columns with one name the last is found
+        if (!place || PyDict_SetItem(places.get(), name, place.get()) != 0)
+            return {};  // of two columns with one name the last is found
     }
     return names && places ? Ref::steal(PyTuple_Pack(2, names.get(), places.get())) : Ref();
 }

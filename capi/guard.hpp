@@ -40,7 +40,10 @@ std::int32_t guarded(Body&& body) noexcept {
 
 template <class T>
 T& wanted(T* argument, const char* name) {
-    if (!argument) throw Error(ErrorKind::invalid_argument, std::string(name) + " is NULL. Suggestion: pass the object that the matching create or open function gave");
+    if (!argument)
+        throw Error(
+            ErrorKind::invalid_argument,
+            std::string(name) + " is NULL. Suggestion: pass the object that the matching create or open function gave");
     return *argument;
 }
 

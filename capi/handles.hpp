@@ -34,7 +34,8 @@ struct pqpool_result {
 
 namespace pqpool::capi {
 
-// The pool of this process. In the child of a fork the parent's is let go of and one with the same options takes its place.
+// The pool of this process. In the child of a fork the parent's is let go of and one with the same options takes its
+// place.
 Pool& pool_of(::pqpool_pool* handle);
 CompletionQueue& queue_of(::pqpool_queue* handle);
 
@@ -53,7 +54,9 @@ StatementArguments arguments_of(const pqpool_statement* statement);
 template <class T>
 T& sized(T* argument, std::size_t needed, const char* name) {
     if (wanted(argument, name).struct_size < needed)
-        throw Error(ErrorKind::invalid_argument, std::string(name) + "->struct_size is too small. Suggestion: set it to sizeof(*" + name + ") before the call");
+        throw Error(ErrorKind::invalid_argument, std::string(name) +
+                                                     "->struct_size is too small. Suggestion: set it to sizeof(*" +
+                                                     name + ") before the call");
     return *argument;
 }
 

@@ -9,11 +9,15 @@ namespace pqpool::capi {
 #define X(name, status, meaning) static_assert(static_cast<std::int32_t>(ErrorKind::name) == status);
 PQPOOL_ERROR_KINDS(X)
 #undef X
-static_assert(PQPOOL_CONFIGURATION == static_cast<int>(ErrorKind::configuration) && PQPOOL_INTERNAL == static_cast<int>(ErrorKind::internal) &&
-              PQPOOL_VALIDATION == static_cast<int>(ErrorKind::validation) && PQPOOL_QUERY == static_cast<int>(ErrorKind::query) &&
-              PQPOOL_RELEASED == static_cast<int>(ErrorKind::released) && PQPOOL_FORKED == static_cast<int>(ErrorKind::forked));
+static_assert(PQPOOL_CONFIGURATION == static_cast<int>(ErrorKind::configuration) &&
+              PQPOOL_INTERNAL == static_cast<int>(ErrorKind::internal) &&
+              PQPOOL_VALIDATION == static_cast<int>(ErrorKind::validation) &&
+              PQPOOL_QUERY == static_cast<int>(ErrorKind::query) &&
+              PQPOOL_RELEASED == static_cast<int>(ErrorKind::released) &&
+              PQPOOL_FORKED == static_cast<int>(ErrorKind::forked));
 static_assert(PQPOOL_DEFAULT == AcquireRequest::kByOption);
-static_assert(PQPOOL_OPTION_CHOICE == static_cast<int>(OptionType::choice) && PQPOOL_AUTOMATIC == static_cast<int>(ResultFormat::automatic));
+static_assert(PQPOOL_OPTION_CHOICE == static_cast<int>(OptionType::choice) &&
+              PQPOOL_AUTOMATIC == static_cast<int>(ResultFormat::automatic));
 
 void LastError::clear() {
     message[0] = sqlstate[0] = '\0';
@@ -60,7 +64,8 @@ Nanos nanos_of(std::int64_t ms) { return ms < 0 ? ms : ms > kNever / kMillisecon
 AcquireRequest request_of(const pqpool_acquire_options* options) {
     if (!options) return {};
     sized(options, sizeof(pqpool_acquire_options), "options");
-    return {nanos_of(options->timeout_ms), nanos_of(options->leak_timeout_ms), options->tag ? std::string_view(options->tag) : std::string_view()};
+    return {nanos_of(options->timeout_ms), nanos_of(options->leak_timeout_ms),
+            options->tag ? std::string_view(options->tag) : std::string_view()};
 }
 
 StatementArguments arguments_of(const pqpool_statement* statement) {
@@ -68,17 +73,22 @@ StatementArguments arguments_of(const pqpool_statement* statement) {
     sized(statement, sizeof(pqpool_statement), "statement");
     wanted(statement->sql, "statement->sql");
     if (statement->parameter_count > 65535)
-        throw Error(ErrorKind::invalid_argument, "a statement takes 65535 parameters at most (got " + std::to_string(statement->parameter_count) + "). Suggestion: pass an array");
+        throw Error(ErrorKind::invalid_argument, "a statement takes 65535 parameters at most (got " +
+                                                     std::to_string(statement->parameter_count) +
+                                                     "). Suggestion: pass an array");
     if (statement->parameter_count > 0) wanted(statement->parameters, "statement->parameters");
     parameters.clear();
     for (std::size_t i = 0; i < statement->parameter_count; i++) {
         const pqpool_parameter& p = statement->parameters[i];
         if (p.value && p.binary && p.length < 0)
-            throw Error(ErrorKind::invalid_argument, "the length of the binary parameter $" + std::to_string(i + 1) + " is negative (got " + std::to_string(p.length) + ")");
+            throw Error(ErrorKind::invalid_argument, "the length of the binary parameter $" + std::to_string(i + 1) +
+                                                         " is negative (got " + std::to_string(p.length) + ")");
         parameters.push_back({p.type, p.binary != 0, p.length, p.value});
     }
     const int format = statement->result_format;
-    if (format < PQPOOL_TEXT || format > PQPOOL_AUTOMATIC) throw Error(ErrorKind::invalid_argument, "statement->result_format is unknown (got " + std::to_string(format) + ")");
+    if (format < PQPOOL_TEXT || format > PQPOOL_AUTOMATIC)
+        throw Error(ErrorKind::invalid_argument,
+                    "statement->result_format is unknown (got " + std::to_string(format) + ")");
     return {statement->sql, parameters, static_cast<ResultFormat>(format), nanos_of(statement->timeout_ms)};
 }
 
@@ -106,20 +116,26 @@ const char* pqpool_error_field(int32_t code) { return last_error().result.field(
 
 const char* pqpool_status_name(int32_t status) {
     switch (status) {
-        case PQPOOL_OK: return "ok";
+        case PQPOOL_OK:
+            return "ok";
 #define X(name, value, meaning) \
-    case value: return #name;
+    case value:                 \
+        return #name;
             PQPOOL_ERROR_KINDS(X)
 #undef X
-        default: return nullptr;
+        default:
+            return nullptr;
     }
 }
 
 int32_t pqpool_abi_version(void) { return PQPOOL_ABI_VERSION; }
 
 #define PQPOOL_TEXT_OF(x) #x
-#define PQPOOL_VERSION_TEXT(major, minor, patch) PQPOOL_TEXT_OF(major) "." PQPOOL_TEXT_OF(minor) "." PQPOOL_TEXT_OF(patch)
-const char* pqpool_version(void) { return PQPOOL_VERSION_TEXT(PQPOOL_VERSION_MAJOR, PQPOOL_VERSION_MINOR, PQPOOL_VERSION_PATCH); }
+#define PQPOOL_VERSION_TEXT(major, minor, patch) \
+    PQPOOL_TEXT_OF(major) "." PQPOOL_TEXT_OF(minor) "." PQPOOL_TEXT_OF(patch)
+const char* pqpool_version(void) {
+    return PQPOOL_VERSION_TEXT(PQPOOL_VERSION_MAJOR, PQPOOL_VERSION_MINOR, PQPOOL_VERSION_PATCH);
+}
 
 int32_t pqpool_options_create(pqpool_options** options) {
     return guarded([&] {
@@ -153,7 +169,8 @@ int32_t pqpool_options_from_env(pqpool_options* options) {
 int32_t pqpool_options_check(const pqpool_options* options) {
     return guarded([&] {
         const auto& checked = wanted(options, "options").options;
-        if (const std::string problems = checked.problems(); !problems.empty()) throw Error(ErrorKind::configuration, problems);
+        if (const std::string problems = checked.problems(); !problems.empty())
+            throw Error(ErrorKind::configuration, problems);
         pqpool::ConnectPlan plan(checked.database_url);
     });
 }
@@ -163,10 +180,14 @@ int32_t pqpool_option_count(void) { return static_cast<int32_t>(pqpool::option_l
 int32_t pqpool_option_describe(int32_t index, pqpool_option_info* info) {
     return guarded([&] {
         sized(info, sizeof(pqpool_option_info), "info");
-        if (index < 0 || index >= pqpool_option_count()) throw Error(ErrorKind::invalid_argument, "there is no option with index " + std::to_string(index));
+        if (index < 0 || index >= pqpool_option_count())
+            throw Error(ErrorKind::invalid_argument, "there is no option with index " + std::to_string(index));
         const auto& option = pqpool::option_list()[static_cast<std::size_t>(index)];
-        *info = {info->struct_size, static_cast<int32_t>(option.type), option.name,         option.default_text.c_str(), option.choices,
-                 option.meaning,    option.minimum,                    option.maximum, option.open_minimum,         option.open_maximum};
+        *info = {info->struct_size,   static_cast<int32_t>(option.type),
+                 option.name,         option.default_text.c_str(),
+                 option.choices,      option.meaning,
+                 option.minimum,      option.maximum,
+                 option.open_minimum, option.open_maximum};
     });
 }
 
@@ -212,19 +233,24 @@ int32_t pqpool_acquire(pqpool_pool* pool, const pqpool_acquire_options* options,
     });
 }
 
-int32_t pqpool_execute(pqpool_pool* pool, pqpool_lease lease, const pqpool_statement* statement, pqpool_result** result) {
+int32_t pqpool_execute(pqpool_pool* pool, pqpool_lease lease, const pqpool_statement* statement,
+                       pqpool_result** result) {
     return guarded([&] {
         wanted(result, "result");
         const auto s = arguments_of(statement);
-        give(pool_of(pool).execute(lease, s.sql, s.parameters.data(), s.parameters.size(), s.format, s.timeout), result);
+        give(pool_of(pool).execute(lease, s.sql, s.parameters.data(), s.parameters.size(), s.format, s.timeout),
+             result);
     });
 }
 
-int32_t pqpool_run(pqpool_pool* pool, const pqpool_acquire_options* options, const pqpool_statement* statement, pqpool_result** result) {
+int32_t pqpool_run(pqpool_pool* pool, const pqpool_acquire_options* options, const pqpool_statement* statement,
+                   pqpool_result** result) {
     return guarded([&] {
         wanted(result, "result");
         const auto s = arguments_of(statement);
-        give(pool_of(pool).run(request_of(options), s.sql, s.parameters.data(), s.parameters.size(), s.format, s.timeout), result);
+        give(pool_of(pool).run(request_of(options), s.sql, s.parameters.data(), s.parameters.size(), s.format,
+                               s.timeout),
+             result);
     });
 }
 

@@ -14,12 +14,15 @@ namespace {
 
 // The C struct is the core's, behind its two leading words.
 constexpr std::size_t kBefore = offsetof(pqpool_statistics, total_connections);
-#define X(type, name, unit, meaning) static_assert(offsetof(pqpool_statistics, name) == kBefore + offsetof(Statistics, name));
+#define X(type, name, unit, meaning) \
+    static_assert(offsetof(pqpool_statistics, name) == kBefore + offsetof(Statistics, name));
 PQPOOL_STATISTICS(X)
 #undef X
 static_assert(sizeof(pqpool_statistics) == kBefore + sizeof(Statistics));
-static_assert(PQPOOL_TERMINATED == static_cast<int>(pqpool::PoolState::terminated) && PQPOOL_RECOVERING == static_cast<int>(pqpool::PoolState::recovering));
-static_assert(PQPOOL_UNHEALTHY == static_cast<int>(pqpool::Health::unhealthy) && PQPOOL_STATISTIC_TIME == static_cast<int>(pqpool::StatisticType::time));
+static_assert(PQPOOL_TERMINATED == static_cast<int>(pqpool::PoolState::terminated) &&
+              PQPOOL_RECOVERING == static_cast<int>(pqpool::PoolState::recovering));
+static_assert(PQPOOL_UNHEALTHY == static_cast<int>(pqpool::Health::unhealthy) &&
+              PQPOOL_STATISTIC_TIME == static_cast<int>(pqpool::StatisticType::time));
 
 template <std::size_t size>
 void copy_text(char (&to)[size], const std::string& from) {
@@ -45,9 +48,12 @@ int32_t pqpool_statistic_count(void) { return static_cast<int32_t>(std::size(pqp
 int32_t pqpool_statistic_describe(int32_t index, pqpool_statistic_info* info) {
     return guarded([&] {
         sized(info, sizeof(pqpool_statistic_info), "info");
-        if (index < 0 || index >= pqpool_statistic_count()) throw Error(ErrorKind::invalid_argument, "there is no statistic with index " + std::to_string(index));
+        if (index < 0 || index >= pqpool_statistic_count())
+            throw Error(ErrorKind::invalid_argument, "there is no statistic with index " + std::to_string(index));
         const auto& statistic = pqpool::kStatisticList[index];
-        *info = {info->struct_size, static_cast<int32_t>(statistic.type), statistic.name, statistic.unit, statistic.meaning, kBefore + statistic.offset};
+        *info = {info->struct_size, static_cast<int32_t>(statistic.type),
+                 statistic.name,    statistic.unit,
+                 statistic.meaning, kBefore + statistic.offset};
     });
 }
 
@@ -70,10 +76,12 @@ int32_t pqpool_get_health(pqpool_pool* pool, pqpool_health* health) {
     });
 }
 
-int32_t pqpool_calculate_health(const pqpool_statistics* statistics, int32_t state, int64_t min_size, int64_t now_us, int32_t* status) {
+int32_t pqpool_calculate_health(const pqpool_statistics* statistics, int32_t state, int64_t min_size, int64_t now_us,
+                                int32_t* status) {
     return guarded([&] {
         sized(statistics, sizeof(pqpool_statistics), "statistics");
-        if (!pqpool_state_name(state)) throw Error(ErrorKind::invalid_argument, "state is unknown (got " + std::to_string(state) + ")");
+        if (!pqpool_state_name(state))
+            throw Error(ErrorKind::invalid_argument, "state is unknown (got " + std::to_string(state) + ")");
         auto time = [](int64_t us) { return us == 0 ? pqpool::kNoTime : us * pqpool::kMicrosecond; };
         const pqpool::HealthFacts facts{
             .state = static_cast<pqpool::PoolState>(state),
@@ -143,7 +151,8 @@ int32_t pqpool_log_next(pqpool_pool* pool, pqpool_log_line* line, int32_t* taken
 
 int32_t pqpool_set_log_level(pqpool_pool* pool, int32_t level) {
     return guarded([&] {
-        if (level < 0 || level > 3) throw Error(ErrorKind::invalid_argument, "level must be 0 to 3 (got " + std::to_string(level) + ")");
+        if (level < 0 || level > 3)
+            throw Error(ErrorKind::invalid_argument, "level must be 0 to 3 (got " + std::to_string(level) + ")");
         pool_of(pool).log().set_level(static_cast<pqpool::LogLevel>(level));
     });
 }

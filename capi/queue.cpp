@@ -5,7 +5,9 @@ namespace pqpool::capi {
 
 CompletionQueue& queue_of(::pqpool_queue* handle) {
     CompletionQueue& queue = wanted(handle, "queue").queue;
-    if (queue.pool().is_of_parent()) throw Error(ErrorKind::forked, "the completion queue belongs to the parent process. Suggestion: open one in this process");
+    if (queue.pool().is_of_parent())
+        throw Error(ErrorKind::forked,
+                    "the completion queue belongs to the parent process. Suggestion: open one in this process");
     return queue;
 }
 
@@ -31,7 +33,10 @@ void pqpool_queue_free(pqpool_queue* queue) {
 int32_t pqpool_queue_fd(const pqpool_queue* queue) { return queue ? queue->queue.fd() : -1; }
 
 int32_t pqpool_queue_poll(pqpool_queue* queue, int64_t timeout_ms) {
-    return guarded([&] { queue_of(queue).poll(timeout_ms == 0 ? 0 : pqpool::deadline_after(pqpool::monotonic_now(), nanos_of(timeout_ms))); });
+    return guarded([&] {
+        queue_of(queue).poll(timeout_ms == 0 ? 0
+                                             : pqpool::deadline_after(pqpool::monotonic_now(), nanos_of(timeout_ms)));
+    });
 }
 
 int32_t pqpool_queue_next(pqpool_queue* queue, pqpool_completion* completion, int32_t* taken) {
@@ -60,7 +65,8 @@ int32_t pqpool_await_open_async(pqpool_queue* queue, void* user_data, uint64_t* 
     });
 }
 
-int32_t pqpool_acquire_async(pqpool_queue* queue, const pqpool_acquire_options* options, void* user_data, uint64_t* id, pqpool_lease* lease) {
+int32_t pqpool_acquire_async(pqpool_queue* queue, const pqpool_acquire_options* options, void* user_data, uint64_t* id,
+                             pqpool_lease* lease) {
     return guarded([&] {
         wanted(id, "id");
         wanted(lease, "lease");
@@ -70,19 +76,23 @@ int32_t pqpool_acquire_async(pqpool_queue* queue, const pqpool_acquire_options* 
     });
 }
 
-int32_t pqpool_execute_async(pqpool_queue* queue, pqpool_lease lease, const pqpool_statement* statement, void* user_data, uint64_t* id) {
+int32_t pqpool_execute_async(pqpool_queue* queue, pqpool_lease lease, const pqpool_statement* statement,
+                             void* user_data, uint64_t* id) {
     return guarded([&] {
         wanted(id, "id");
         const auto s = arguments_of(statement);
-        *id = queue_of(queue).execute(lease, s.sql, s.parameters.data(), s.parameters.size(), s.format, s.timeout, user_data);
+        *id = queue_of(queue).execute(lease, s.sql, s.parameters.data(), s.parameters.size(), s.format, s.timeout,
+                                      user_data);
     });
 }
 
-int32_t pqpool_run_async(pqpool_queue* queue, const pqpool_acquire_options* options, const pqpool_statement* statement, void* user_data, uint64_t* id) {
+int32_t pqpool_run_async(pqpool_queue* queue, const pqpool_acquire_options* options, const pqpool_statement* statement,
+                         void* user_data, uint64_t* id) {
     return guarded([&] {
         wanted(id, "id");
         const auto s = arguments_of(statement);
-        *id = queue_of(queue).run(request_of(options), s.sql, s.parameters.data(), s.parameters.size(), s.format, s.timeout, user_data);
+        *id = queue_of(queue).run(request_of(options), s.sql, s.parameters.data(), s.parameters.size(), s.format,
+                                  s.timeout, user_data);
     });
 }
 

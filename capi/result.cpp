@@ -7,10 +7,16 @@ const pqpool::Result* with_rows(const pqpool_result* handle) {
     return handle && handle->result.has_value() && !handle->result.error() ? &handle->result : nullptr;
 }
 
-bool has_column(const pqpool::Result* result, int32_t column) { return result && column >= 0 && column < result->columns(); }
-bool has_cell(const pqpool::Result* result, int32_t row, int32_t column) { return has_column(result, column) && row >= 0 && row < result->rows(); }
+bool has_column(const pqpool::Result* result, int32_t column) {
+    return result && column >= 0 && column < result->columns();
+}
+bool has_cell(const pqpool::Result* result, int32_t row, int32_t column) {
+    return has_column(result, column) && row >= 0 && row < result->rows();
+}
 
-const std::optional<pqpool::Error>* failure(const pqpool_result* handle) { return handle && handle->result.error() ? &handle->result.error() : nullptr; }
+const std::optional<pqpool::Error>* failure(const pqpool_result* handle) {
+    return handle && handle->result.error() ? &handle->result.error() : nullptr;
+}
 
 }  // namespace
 
@@ -73,6 +79,8 @@ const char* pqpool_result_error_sqlstate(const pqpool_result* handle) {
     return error ? (*error)->sqlstate.c_str() : nullptr;
 }
 
-const char* pqpool_result_error_field(const pqpool_result* handle, int32_t code) { return handle ? handle->result.field(code) : nullptr; }
+const char* pqpool_result_error_field(const pqpool_result* handle, int32_t code) {
+    return handle ? handle->result.field(code) : nullptr;
+}
 
 }  // extern "C"

@@ -9,7 +9,8 @@ constexpr std::uint64_t kWakeKey = UINT64_MAX, kTimerKey = UINT64_MAX - 1;
 constexpr std::uint64_t kIndexBits = 24;
 }  // namespace
 
-CompletionQueue::CompletionQueue(std::shared_ptr<Pool> pool) : pool_(std::move(pool)), owner_(std::this_thread::get_id()) {
+CompletionQueue::CompletionQueue(std::shared_ptr<Pool> pool)
+    : pool_(std::move(pool)), owner_(std::this_thread::get_id()) {
     poller_.watch(wakeup_->fd(), Poller::kRead, kWakeKey);
 }
 
@@ -19,7 +20,8 @@ CompletionQueue::~CompletionQueue() {
         pool_->take_back(*operation.waiting);
         operation.waits_for_pool = false;
     }
-    // From here on nothing comes from the pool any more. What it granted last, and what others released, is among these.
+    // From here on nothing comes from the pool any more. What it granted last, and what others released, is among
+    // these.
     answered_.clear();
     to_release_.clear();
     for (Lease* lease : pool_->leases_of(*this)) {
@@ -30,7 +32,9 @@ CompletionQueue::~CompletionQueue() {
 
 void CompletionQueue::check_thread() const {
     if (std::this_thread::get_id() != owner_)
-        throw Error(ErrorKind::invalid_argument, "the completion queue is used by another thread than its own. Suggestion: open one queue in each thread");
+        throw Error(
+            ErrorKind::invalid_argument,
+            "the completion queue is used by another thread than its own. Suggestion: open one queue in each thread");
 }
 
 AsyncOperation& CompletionQueue::new_operation(AsyncOperation::Kind kind, void* user_data) {
@@ -52,7 +56,8 @@ AsyncOperation& CompletionQueue::new_operation(AsyncOperation::Kind kind, void* 
 
 AsyncOperation* CompletionQueue::find(std::uint64_t id) {
     const auto index = id & ((std::uint64_t{1} << kIndexBits) - 1);
-    return index < operations_.size() && operations_[index].active && operations_[index].id == id ? &operations_[index] : nullptr;
+    return index < operations_.size() && operations_[index].active && operations_[index].id == id ? &operations_[index]
+                                                                                                  : nullptr;
 }
 
 void CompletionQueue::free_operation(AsyncOperation& operation) {
@@ -96,8 +101,8 @@ bool CompletionQueue::ask(AsyncOperation& operation, const AcquireRequest& reque
     return !operation.waits_for_pool;
 }
 
-std::uint64_t CompletionQueue::run(const AcquireRequest& request, std::string_view sql, const Parameter* parameters, std::size_t count, ResultFormat format, Nanos timeout,
-                                   void* user_data) {
+std::uint64_t CompletionQueue::run(const AcquireRequest& request, std::string_view sql, const Parameter* parameters,
+                                   std::size_t count, ResultFormat format, Nanos timeout, void* user_data) {
     check_thread();
     AsyncOperation& operation = new_operation(AsyncOperation::Kind::run, user_data);
     const std::uint64_t id = operation.id;
@@ -114,12 +119,15 @@ void CompletionQueue::begin(AsyncOperation& operation, Lease& lease, bool has_st
     go_on(operation);
 }
 
-std::uint64_t CompletionQueue::execute(LeaseHandle handle, std::string_view sql, const Parameter* parameters, std::size_t count, ResultFormat format, Nanos timeout,
-                                       void* user_data) {
+std::uint64_t CompletionQueue::execute(LeaseHandle handle, std::string_view sql, const Parameter* parameters,
+                                       std::size_t count, ResultFormat format, Nanos timeout, void* user_data) {
     check_thread();
     Lease& lease = pool_->find_lease(handle);
     if (lease.queue != this) throw Error(ErrorKind::invalid_argument, "the lease was not acquired through this queue");
-    if (lease.operation) throw Error(ErrorKind::busy, "another statement is under way on this lease. Suggestion: await it, or acquire one lease for each concurrent statement");
+    if (lease.operation)
+        throw Error(ErrorKind::busy,
+                    "another statement is under way on this lease. Suggestion: await it, or acquire one lease for each "
+                    "concurrent statement");
     AsyncOperation& operation = new_operation(AsyncOperation::Kind::execute, user_data);
     const std::uint64_t id = operation.id;
     operation.operation.statement().assign(sql, parameters, count, format);
@@ -159,17 +167,23 @@ void CompletionQueue::go_on(AsyncOperation& operation, std::uint32_t seen) {
     }
     switch (need) {
         case Need::read:
-        case Need::settle: return watch(lease, Poller::kRead);
-        case Need::write: return watch(lease, Poller::kRead | Poller::kWrite);
-        case Need::replacement: return replace(operation);
-        case Need::nothing: break;
+        case Need::settle:
+            return watch(lease, Poller::kRead);
+        case Need::write:
+            return watch(lease, Poller::kRead | Poller::kWrite);
+        case Need::replacement:
+            return replace(operation);
+        case Need::nothing:
+            break;
     }
     lease.operation = nullptr;
     Result result = operation.operation.take_result();
-    if (lease.connection && lease.connection->is_lost()) pool_->note_lost(lease, result.error() && result.error()->kind == ErrorKind::validation);
+    if (lease.connection && lease.connection->is_lost())
+        pool_->note_lost(lease, result.error() && result.error()->kind == ErrorKind::validation);
     if (operation.kind == AsyncOperation::Kind::execute) return complete(operation, 0, std::move(result));
     const LeaseHandle handle = lease.handle.load(std::memory_order_relaxed);
-    if (operation.kind == AsyncOperation::Kind::acquire && !result.error()) return complete(operation, handle, Result());
+    if (operation.kind == AsyncOperation::Kind::acquire && !result.error())
+        return complete(operation, handle, Result());
     let_go(lease);
     complete(operation, 0, std::move(result));
 }
@@ -194,8 +208,10 @@ void CompletionQueue::replace(AsyncOperation& operation) {
 void CompletionQueue::granted(AsyncOperation& operation) {
     Lease& lease = *operation.waiting->lease;
     watch(lease, 0);
-    if (operation.kind == AsyncOperation::Kind::run) return begin(operation, lease, true, pool_->statement_deadline(operation.statement_timeout));
-    if (pool_->checks_before_grant() && lease.needs_check) return begin(operation, lease, false, operation.waiting->deadline);
+    if (operation.kind == AsyncOperation::Kind::run)
+        return begin(operation, lease, true, pool_->statement_deadline(operation.statement_timeout));
+    if (pool_->checks_before_grant() && lease.needs_check)
+        return begin(operation, lease, false, operation.waiting->deadline);
     complete(operation, lease.handle.load(std::memory_order_relaxed), Result());
 }
 
@@ -213,7 +229,8 @@ void CompletionQueue::answered(AsyncOperation& operation) {
     complete(operation, 0, Result());
 }
 
-// The socket of a lease of this queue. what 0: only remember whose it is; the descriptor joins the set with the first statement.
+// The socket of a lease of this queue. what 0: only remember whose it is; the descriptor joins the set with the first
+// statement.
 void CompletionQueue::watch(Lease& lease, std::uint32_t what) {
     const SlotId slot = lease.slot;
     if (slot.index >= watched_.size()) watched_.resize(slot.index + 1);
@@ -227,34 +244,41 @@ void CompletionQueue::watch(Lease& lease, std::uint32_t what) {
 }
 
 void CompletionQueue::unwatch(Lease& lease) {
-    if (lease.slot.index < watched_.size() && watched_[lease.slot.index].lease == &lease) watched_[lease.slot.index].lease = nullptr;
+    if (lease.slot.index < watched_.size() && watched_[lease.slot.index].lease == &lease)
+        watched_[lease.slot.index].lease = nullptr;
 }
 
 bool CompletionQueue::cancel(std::uint64_t id) {
     check_thread();
     AsyncOperation* operation = find(id);
-    if (!operation || operation->kind == AsyncOperation::Kind::opening || operation->kind == AsyncOperation::Kind::shutdown) return false;
+    if (!operation || operation->kind == AsyncOperation::Kind::opening ||
+        operation->kind == AsyncOperation::Kind::shutdown)
+        return false;
     while (operation->waits_for_pool && !pool_->take_back(*operation->waiting)) {
         take_inbox();  // its answer is there already
         operation = find(id);
         if (!operation) return false;
     }
     operation->waits_for_pool = false;
-    if (operation->kind != AsyncOperation::Kind::execute && operation->operation.is_done()) {  // it waited for a connection
+    if (operation->kind != AsyncOperation::Kind::execute &&
+        operation->operation.is_done()) {  // it waited for a connection
         complete(*operation, 0, Result(Error(ErrorKind::cancelled, "the acquire was cancelled")));
         return true;
     }
     abandon(*operation);
-    complete(*operation, 0, Result(Error(ErrorKind::cancelled, "the statement was cancelled; whether it took effect is unknown")));
+    complete(*operation, 0,
+             Result(Error(ErrorKind::cancelled, "the statement was cancelled; whether it took effect is unknown")));
     return true;
 }
 
-// Cancels what the operation has under way on the server. The lease stays, and its connection takes the next statement when that is settled.
+// Cancels what the operation has under way on the server. The lease stays, and its connection takes the next statement
+// when that is settled.
 void CompletionQueue::abandon(AsyncOperation& operation) {
     Lease& lease = operation.operation.lease();
     lease.operation = nullptr;
     Connection* connection = lease.connection.get();
-    if (connection && connection->is_busy() && !connection->cancel_request()) pool_->keeper().send_cancel(connection->make_cancel(), wakeup_);
+    if (connection && connection->is_busy() && !connection->has_cancel())
+        pool_->keeper().send_cancel(connection->make_cancel(), wakeup_);
     operation.operation.fail(Error(ErrorKind::cancelled, ""));
     if (operation.kind != AsyncOperation::Kind::execute) let_go(lease);
 }
@@ -275,11 +299,13 @@ void CompletionQueue::let_go(Lease& lease) {
 }
 
 void CompletionQueue::release_here(Lease& lease) {
-    while (lease.operation && lease.operation->waits_for_pool && !pool_->take_back(*lease.operation->waiting)) take_inbox();
+    while (lease.operation && lease.operation->waits_for_pool && !pool_->take_back(*lease.operation->waiting))
+        take_inbox();
     if (AsyncOperation* operation = lease.operation) {
         operation->waits_for_pool = false;
         abandon(*operation);
-        complete(*operation, 0, Result(Error(ErrorKind::cancelled, "the lease was released while the statement was under way")));
+        complete(*operation, 0,
+                 Result(Error(ErrorKind::cancelled, "the lease was released while the statement was under way")));
     }
     unwatch(lease);
     pool_->release_owned(lease);
@@ -314,7 +340,8 @@ void CompletionQueue::on_socket(std::uint64_t key, std::uint32_t what) {
         const int fd = watched.fd;
         watched = {};
         // It may be closed by now, and its number that of a lease's connection.
-        if (std::none_of(watched_.begin(), watched_.end(), [fd](const Watched& w) { return w.lease && w.fd == fd; })) poller_.forget(fd);
+        if (std::none_of(watched_.begin(), watched_.end(), [fd](const Watched& w) { return w.lease && w.fd == fd; }))
+            poller_.forget(fd);
         return;
     }
     Lease& lease = *watched.lease;
@@ -345,7 +372,8 @@ void CompletionQueue::expire() {
         }
         const bool acquires = operation.kind == AsyncOperation::Kind::acquire;
         abandon(operation);
-        complete(operation, 0, Result(acquires ? pool_->acquire_timeout(operation.waiting->patience) : Pool::statement_timeout()));
+        complete(operation, 0,
+                 Result(acquires ? pool_->acquire_timeout(operation.waiting->patience) : Pool::statement_timeout()));
     }
     armed_ = next;
     poller_.arm_timer(next, kTimerKey);

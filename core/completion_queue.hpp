@@ -1,7 +1,9 @@
-// The caller-driven side: one pollable descriptor, under which acquires and statements make progress on the caller's own thread.
+// The caller-driven side: one pollable descriptor, under which acquires and statements make progress on the caller's
+// own thread.
 //
-// A queue belongs to the thread that uses it; only deliver(), release() and wake() may come from others. What the owner's own calls complete does
-// not make the descriptor readable: take completions with next() until there is none before waiting.
+// A queue belongs to the thread that uses it; only deliver(), release() and wake() may come from others. What the
+// owner's own calls complete does not make the descriptor readable: take completions with next() until there is none
+// before waiting.
 #pragma once
 
 #include <atomic>
@@ -39,7 +41,7 @@ struct AsyncOperation {
 };
 
 class CompletionQueue {
-public:
+  public:
     explicit CompletionQueue(std::shared_ptr<Pool> pool);
     ~CompletionQueue();  // releases its leases; what is under way is dropped without a completion
     CompletionQueue(const CompletionQueue&) = delete;
@@ -47,12 +49,14 @@ public:
     int fd() const { return poller_.fd(); }
     Pool& pool() const { return *pool_; }
 
-    // Granted at once where a connection is free: `lease` is set and 0 returned, no completion follows. Else the submitted id.
+    // Granted at once where a connection is free: `lease` is set and 0 returned, no completion follows. Else the
+    // submitted id.
     std::uint64_t acquire(const AcquireRequest& request, void* user_data, LeaseHandle& lease);
-    std::uint64_t execute(LeaseHandle lease, std::string_view sql, const Parameter* parameters, std::size_t count, ResultFormat format, Nanos timeout, void* user_data);
+    std::uint64_t execute(LeaseHandle lease, std::string_view sql, const Parameter* parameters, std::size_t count,
+                          ResultFormat format, Nanos timeout, void* user_data);
     // Acquires, executes and releases.
-    std::uint64_t run(const AcquireRequest& request, std::string_view sql, const Parameter* parameters, std::size_t count, ResultFormat format, Nanos timeout,
-                      void* user_data);
+    std::uint64_t run(const AcquireRequest& request, std::string_view sql, const Parameter* parameters,
+                      std::size_t count, ResultFormat format, Nanos timeout, void* user_data);
     std::uint64_t await_opened(void* user_data);
     std::uint64_t shut_down(Nanos timeout, void* user_data);
     // The submitted request completes with ErrorKind::cancelled, unless it has completed already. False where it has.
@@ -64,12 +68,12 @@ public:
     void poll(Nanos deadline);
     bool next(Completion& completion);
     void wake() { wakeup_->wake(); }  // any thread
-    void follow_log();  // wakes when the pool's log has a line
+    void follow_log();                // wakes when the pool's log has a line
 
     // From the pool, under its lock: `waiting` has its answer.
     void deliver(Waiting& waiting);
 
-private:
+  private:
     struct Watched {  // by slot
         std::uint32_t generation = 0;
         int fd = -1;

@@ -30,8 +30,10 @@ std::string trimmed(const char* message) {
 std::vector<std::string> split(const std::string& list) {
     std::vector<std::string> items(1);
     for (char c : list) {
-        if (c == ',') items.emplace_back();
-        else items.back().push_back(c);
+        if (c == ',')
+            items.emplace_back();
+        else
+            items.back().push_back(c);
     }
     return items;
 }
@@ -47,11 +49,13 @@ std::vector<std::string> addresses_of(const std::string& host) {
     hints.ai_socktype = SOCK_STREAM;
     addrinfo* list = nullptr;
     if (const int error = getaddrinfo(host.c_str(), nullptr, &hints, &list); error != 0)
-        throw Error(ErrorKind::connection_lost, "could not translate host name \"" + host + "\" to address: " + gai_strerror(error));
+        throw Error(ErrorKind::connection_lost,
+                    "could not translate host name \"" + host + "\" to address: " + gai_strerror(error));
     std::vector<std::string> found;
     for (const addrinfo* a = list; a; a = a->ai_next) {
         char text[NI_MAXHOST];
-        if (getnameinfo(a->ai_addr, a->ai_addrlen, text, sizeof text, nullptr, 0, NI_NUMERICHOST) == 0) found.emplace_back(text);
+        if (getnameinfo(a->ai_addr, a->ai_addrlen, text, sizeof text, nullptr, 0, NI_NUMERICHOST) == 0)
+            found.emplace_back(text);
     }
     freeaddrinfo(list);
     return found;
@@ -63,16 +67,19 @@ std::string joined(const std::vector<std::string>& items) {
     return list;
 }
 
-// libpq offers no SQLSTATE for a failed connect, but its verbose form of the message holds it, in no language: "FATAL:  28P01: …". Takes it out,
-// and the trailing place in the server's source with it.
+// libpq offers no SQLSTATE for a failed connect, but its verbose form of the message holds it, in no language: "FATAL:
+// 28P01: …". Takes it out, and the trailing place in the server's source with it.
 std::string take_sqlstate(std::string& message) {
     for (std::size_t at = message.find(":  "); at != std::string::npos; at = message.find(":  ", at + 1)) {
         const std::string_view code = std::string_view(message).substr(at + 3, 7);
         if (code.size() < 7 || code.substr(5) != ": ") continue;
-        if (!std::all_of(code.begin(), code.begin() + 5, [](char c) { return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z'); })) continue;
+        if (!std::all_of(code.begin(), code.begin() + 5,
+                         [](char c) { return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z'); }))
+            continue;
         std::string sqlstate(code.substr(0, 5));
         message.erase(at + 3, 7);
-        if (const auto place = message.rfind(":  "); place != std::string::npos && place > at + 3) message.erase(message.rfind(' ', place));
+        if (const auto place = message.rfind(":  "); place != std::string::npos && place > at + 3)
+            message.erase(message.rfind(' ', place));
         return sqlstate;
     }
     return {};
@@ -88,9 +95,12 @@ ConnectPlan::ConnectPlan(std::string_view database_url) {
         std::string text = trimmed(problem);
         PQfreemem(problem);
         // libpq quotes the piece it stumbled over, which may be the password.
-        if (const auto quote = text.find('"'); quote != std::string::npos && mask_password(conninfo) != conninfo) text = text.substr(0, quote) + "(not shown)";
-        throw Error(ErrorKind::configuration, "database_url is not a valid connection string: " + text +
-                                                  ". Suggestion: write it as postgresql://user@host:5432/database and percent-encode special characters");
+        if (const auto quote = text.find('"'); quote != std::string::npos && mask_password(conninfo) != conninfo)
+            text = text.substr(0, quote) + "(not shown)";
+        throw Error(
+            ErrorKind::configuration,
+            "database_url is not a valid connection string: " + text +
+                ". Suggestion: write it as postgresql://user@host:5432/database and percent-encode special characters");
     }
     for (const PQconninfoOption* o = parsed; o->keyword; o++)
         if (o->val) settings_.emplace_back(o->keyword, o->val);
@@ -104,13 +114,16 @@ void ConnectPlan::add_defaults() {
     PQconninfoOption* defaults = PQconndefaults();
     for (const PQconninfoOption* o = defaults; o && o->keyword; o++) {
         const std::string_view keyword = o->keyword;
-        if (o->val && (keyword == "host" || keyword == "hostaddr" || keyword == "port" || keyword == "user") && get(keyword).empty()) set(keyword, o->val);
+        if (o->val && (keyword == "host" || keyword == "hostaddr" || keyword == "port" || keyword == "user") &&
+            get(keyword).empty())
+            set(keyword, o->val);
     }
     PQconninfoFree(defaults);
     if (get("dbname").empty()) set("dbname", get("user"));
     set("client_encoding", "UTF8");
     if (get("fallback_application_name").empty()) set("fallback_application_name", "pqpool");
-    // A peer that vanished without a word: data unacknowledged for this long breaks the connection, so that nothing waits for it for ever.
+    // A peer that vanished without a word: data unacknowledged for this long breaks the connection, so that nothing
+    // waits for it for ever.
     if (get("tcp_user_timeout").empty()) set("tcp_user_timeout", "30000");
     if (get("keepalives_idle").empty()) set("keepalives_idle", "60");
     if (get("keepalives_interval").empty()) set("keepalives_interval", "10");
@@ -152,8 +165,14 @@ ConnectPlan ConnectPlan::resolve() const {
     for (std::size_t i = 0; i < hosts.size(); i++) {
         const std::string port = ports.size() == 1 ? ports[0] : i < ports.size() ? ports[i] : "";
         std::vector<std::string> found;
-        if (is_address_or_socket(hosts[i])) found = {hosts[i].empty() || hosts[i][0] == '/' || hosts[i][0] == '@' ? "" : hosts[i]};
-        else try { found = addresses_of(hosts[i]); } catch (const Error& e) { failure = e.message; }
+        if (is_address_or_socket(hosts[i]))
+            found = {hosts[i].empty() || hosts[i][0] == '/' || hosts[i][0] == '@' ? "" : hosts[i]};
+        else
+            try {
+                found = addresses_of(hosts[i]);
+            } catch (const Error& e) {
+                failure = e.message;
+            }
         for (auto& address : found) {
             names.push_back(hosts[i]);
             addresses.push_back(std::move(address));
@@ -172,29 +191,51 @@ ConnectPlan ConnectPlan::resolve() const {
 
 std::string ConnectPlan::describe() const {
     const std::string host = get("host"), address = get("hostaddr");
-    return "host " + (!host.empty() ? host : !address.empty() ? address : "(local socket)") + " port " + get("port") + " database " + get("dbname") + " user " + get("user");
+    return "host " +
+           (!host.empty()      ? host
+            : !address.empty() ? address
+                               : "(local socket)") +
+           " port " + get("port") + " database " + get("dbname") + " user " + get("user");
 }
 
 void CancelRequest::send() {
+    {
+        std::lock_guard lock(mutex_);
+        if (called_off_) return;
+        sending_ = true;
+    }
     char problem[256];
     PQcancel(handle_.get(), problem, sizeof problem);  // a failure needs no answer: the batch's own deadline decides
     {
         std::lock_guard lock(mutex_);
-        sent_.store(true, std::memory_order_release);
+        sending_ = false;
     }
     changed_.notify_all();
 }
 
-bool CancelRequest::wait_until_sent(Nanos deadline) {
+bool CancelRequest::call_off() {
+    std::lock_guard lock(mutex_);
+    called_off_ |= !sending_;
+    return called_off_;
+}
+
+bool CancelRequest::wait_until_called_off(Nanos deadline) {
     std::unique_lock lock(mutex_);
     const auto until = std::chrono::steady_clock::time_point(std::chrono::nanoseconds(deadline));
-    return changed_.wait_until(lock, until, [this] { return is_sent(); });
+    called_off_ = changed_.wait_until(lock, until, [this] { return !sending_; });
+    return called_off_;
+}
+
+bool CancelRequest::is_called_off() const {
+    std::lock_guard lock(mutex_);
+    return called_off_;
 }
 
 Connection::Connection(const ConnectPlan& plan, const Settings& settings) : settings_(settings) {
     pg_ = PQconnectStartParams(plan.keywords(), plan.values(), 0);
     if (!pg_) throw Error(ErrorKind::internal, "out of memory while opening a connection");
-    PQsetNoticeReceiver(pg_, [](void* self, const PGresult* notice) { on_notice(self, notice); }, this);
+    PQsetNoticeReceiver(
+        pg_, [](void* self, const PGresult* notice) { on_notice(self, notice); }, this);
     PQsetErrorVerbosity(pg_, PQERRORS_VERBOSE);  // see take_sqlstate()
     fd_ = PQsocket(pg_);
     parts_.reserve(16);
@@ -205,22 +246,30 @@ Connection::~Connection() {
     if (own_fd_ >= 0) close(own_fd_);
 }
 
-// libpq closes its descriptor as soon as it sees the end, on the owner's thread, and the number may name anything from then on. The keeper, which
-// watches the socket or shuts it down under a lease, needs one that lives as long as the connection.
+// libpq closes its descriptor as soon as it sees the end, on the owner's thread, and the number may name anything from
+// then on. The keeper, which watches the socket or shuts it down under a lease, needs one that lives as long as the
+// connection.
 void Connection::own_descriptor() {
     own_fd_ = fcntl(fd_, F_DUPFD_CLOEXEC, 0);
-    if (own_fd_ < 0) throw Error(ErrorKind::internal, std::string("a socket could not be duplicated: ") + std::strerror(errno) + ". Suggestion: raise the limit on open files (ulimit -n)");
+    if (own_fd_ < 0)
+        throw Error(ErrorKind::internal, std::string("a socket could not be duplicated: ") + std::strerror(errno) +
+                                             ". Suggestion: raise the limit on open files (ulimit -n)");
     fd_ = own_fd_;
 }
 
 Progress Connection::connect_step() {
-    const PostgresPollingStatusType status = PQstatus(pg_) == CONNECTION_BAD ? PGRES_POLLING_FAILED : PQconnectPoll(pg_);
+    const PostgresPollingStatusType status =
+        PQstatus(pg_) == CONNECTION_BAD ? PGRES_POLLING_FAILED : PQconnectPoll(pg_);
     fd_ = PQsocket(pg_);
     switch (status) {
-        case PGRES_POLLING_READING: return Progress::read;
-        case PGRES_POLLING_WRITING: return Progress::write;
-        case PGRES_POLLING_OK: return Progress::done;
-        default: break;
+        case PGRES_POLLING_READING:
+            return Progress::read;
+        case PGRES_POLLING_WRITING:
+            return Progress::write;
+        case PGRES_POLLING_OK:
+            return Progress::done;
+        default:
+            break;
     }
     std::string message = trimmed(PQerrorMessage(pg_));
     std::string sqlstate = take_sqlstate(message);
@@ -241,8 +290,18 @@ void Connection::end_lease(Nanos now) {
 }
 
 std::shared_ptr<CancelRequest> Connection::make_cancel() {
-    if (!cancel_) cancel_ = std::make_shared<CancelRequest>(cancel_handle_);
-    return cancel_;
+    return cancels_.emplace_back(std::make_shared<CancelRequest>(cancel_handle_));
+}
+
+bool Connection::settle() {
+    if (is_busy() && !cancels_.empty()) return false;
+    std::erase_if(cancels_, [](const auto& request) { return request->call_off(); });
+    return cancels_.empty();
+}
+
+bool Connection::wait_until_settled(Nanos deadline) {
+    return std::all_of(cancels_.begin(), cancels_.end(),
+                       [deadline](const auto& request) { return request->wait_until_called_off(deadline); });
 }
 
 void Connection::hang_up() const { shutdown(fd_, SHUT_RDWR); }

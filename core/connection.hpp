@@ -1,8 +1,9 @@
-// One connection to the server: opened step by step, then driven in pipeline mode. Never blocks, except where it says so.
+// One connection to the server: opened step by step, then driven in pipeline mode. Never blocks, except where it says
+// so.
 //
-// Exactly one owner uses a Connection at a time; nothing here is locked. The one exception is hang_up(), which the keeper may call on a leased
-// connection: it only shuts the socket down. connection.cpp holds its life, connection_wire.cpp what passes over it; with result.cpp
-// these are the files that know libpq.
+// Exactly one owner uses a Connection at a time; nothing here is locked. The one exception is hang_up(), which the
+// keeper may call on a leased connection: it only shuts the socket down. connection.cpp holds its life,
+// connection_wire.cpp what passes over it; with result.cpp these are the files that know libpq.
 #pragma once
 
 #include <atomic>
@@ -27,7 +28,7 @@ namespace pqpool {
 
 // Where to connect: libpq's keywords, with the pool's own additions.
 class ConnectPlan {
-public:
+  public:
     // Throws Error(configuration) where libpq cannot read the conninfo; the message holds no password.
     explicit ConnectPlan(std::string_view database_url);
 
@@ -39,7 +40,7 @@ public:
     const char* const* keywords() const { return keyword_pointers_.data(); }
     const char* const* values() const { return value_pointers_.data(); }
 
-private:
+  private:
     void set(std::string_view keyword, std::string value);
     std::string get(std::string_view keyword) const;
     void add_defaults();
@@ -50,21 +51,25 @@ private:
     bool needs_resolution_ = false;
 };
 
-// A cancel request that outlives the owner's hands: sent by the errands thread, its end seen by whoever holds the connection then.
+// A cancel request that outlives the owner's hands. One that reaches a server process which has not read the statement
+// yet hits nothing, so the keeper repeats it from the errands thread until whoever holds the connection calls it off.
 class CancelRequest {
-public:
+  public:
     explicit CancelRequest(std::shared_ptr<pg_cancel> handle) : handle_(std::move(handle)) {}
     CancelRequest(const CancelRequest&) = delete;
 
-    void send();  // blocks until the server has taken it, or it failed
-    bool is_sent() const { return sent_.load(std::memory_order_acquire); }
-    bool wait_until_sent(Nanos deadline);
+    void send();  // blocks until the server has taken it, or it failed; does nothing where it was called off
+    // After this nothing is sent any more. False where it is being sent right now, and may hit whatever runs until that
+    // is over.
+    bool call_off();
+    bool wait_until_called_off(Nanos deadline);
+    bool is_called_off() const;
 
-private:
+  private:
     const std::shared_ptr<pg_cancel> handle_;
-    std::atomic<bool> sent_{false};
-    std::mutex mutex_;
+    mutable std::mutex mutex_;
     std::condition_variable changed_;
+    bool sending_ = false, called_off_ = false;
 };
 
 // What became of a batch.
@@ -78,7 +83,7 @@ enum class Verdict {
 enum class Progress { done, read, write };
 
 class Connection {
-public:
+  public:
     struct Settings {
         std::int64_t statement_cache_size = 100;
         std::string init_sql;
@@ -91,16 +96,19 @@ public:
     Connection(const Connection&) = delete;
 
     // ---- opening ----
-    Progress connect_step();  // until done; throws Error(connection_lost) with the server's words, sqlstate where it gave one
-    void begin_session();     // then sends init_sql and the first check; advance() until done
+    Progress
+    connect_step();  // until done; throws Error(connection_lost) with the server's words, sqlstate where it gave one
+    void begin_session();           // then sends init_sql and the first check; advance() until done
     int fd() const { return fd_; }  // for waiting and watching; from begin_session() on the same to the end
 
     // ---- statements ----
     enum class Check { none, pipelined };
-    // Sends what the last lease left to undo, the check, the statement's preparation and the statement. statement may be nullptr: only the rest.
-    // It must stay as it is until the batch is done. Throws Error(unsupported) for COPY, with nothing sent.
+    // Sends what the last lease left to undo, the check, the statement's preparation and the statement. statement may
+    // be nullptr: only the rest. It must stay as it is until the batch is done. Throws Error(unsupported) for COPY,
+    // with nothing sent.
     void begin(const Statement* statement, Check check);
-    // Where reset and check have to be answered before the statement may follow (an inherited reset before a statement that keeps its own Sync).
+    // Where reset and check have to be answered before the statement may follow (an inherited reset before a statement
+    // that keeps its own Sync).
     bool must_check_apart(const Statement& statement) const;
     void begin_reset();  // ROLLBACK if needed, and the whole reset
     bool is_busy() const { return !parts_.empty(); }
@@ -118,7 +126,9 @@ public:
     bool is_lost() const { return lost_; }
     void mark_lost() { lost_ = true; }
     bool in_transaction() const;
-    bool needs_cleaning() const { return is_busy() || cancel_ || in_transaction() || (lease_dirt() & kDirtAtOnce); }
+    bool needs_cleaning() const {
+        return is_busy() || !cancels_.empty() || in_transaction() || (lease_dirt() & kDirtAtOnce);
+    }
     bool is_condemned() const { return condemned_; }
     std::uint16_t lease_dirt() const { return lease_dirt_; }
     void end_lease(Nanos now);  // what the lease left is the next one's to undo
@@ -128,30 +138,35 @@ public:
     Nanos last_used() const { return last_used_; }
 
     // ---- cancelling ----
-    // A request for the statement under way. The connection takes no new batch before it has been sent and the batch is done.
+    // A request for the statement under way. The connection takes no new batch before that one is done and the request
+    // is called off.
     std::shared_ptr<CancelRequest> make_cancel();
-    bool is_settling() const { return cancel_ && (!cancel_->is_sent() || is_busy()); }
-    const std::shared_ptr<CancelRequest>& cancel_request() const { return cancel_; }
-    void forget_cancel() { cancel_.reset(); }
-    void adopt_cancel(std::shared_ptr<CancelRequest> request) { cancel_ = std::move(request); }
-    const std::shared_ptr<pg_cancel>& cancel_handle() const { return cancel_handle_; }  // constant once the connection is open
+    void adopt_cancel(std::shared_ptr<CancelRequest> request) { cancels_.push_back(std::move(request)); }
+    bool has_cancel() const { return !cancels_.empty(); }
+    bool settle();                            // whether the next batch may begin: calls off what there is
+    bool wait_until_settled(Nanos deadline);  // of a connection that is not busy; false at the deadline
+    void forget_cancel() { cancels_.clear(); }
+    const std::shared_ptr<pg_cancel>& cancel_handle() const {
+        return cancel_handle_;
+    }  // constant once the connection is open
 
     // ---- others ----
-    void hang_up() const;         // any thread, while the connection lives: the owner sees an end of file
-    // The parent's session stays untouched. in_use: one of the parent's threads may have been in the middle of a call on it.
+    void hang_up() const;  // any thread, while the connection lives: the owner sees an end of file
+    // The parent's session stays untouched. in_use: one of the parent's threads may have been in the middle of a call
+    // on it.
     void abandon_after_fork(bool in_use);
-    pg_conn* raw();               // out of pipeline mode; nullptr while busy
-    bool end_raw();               // back into it; false where the caller left it unusable
+    pg_conn* raw();  // out of pipeline mode; nullptr while busy
+    bool end_raw();  // back into it; false where the caller left it unusable
     bool is_raw() const { return raw_; }
 
-private:
+  private:
     enum class Part : std::uint8_t { reset, evict, check, prepare_check, prepare, statement, sync };
 
     struct CachedStatement {
         std::string key;
         std::uint32_t number = 0;  // of the prepared statement; 0 = seen, not prepared
         std::uint32_t uses = 0;
-        bool binary = false;       // all column types are known to have a binary form
+        bool binary = false;  // all column types are known to have a binary form
         StatementTraits traits;
     };
     using Cache = std::list<CachedStatement>;  // most recently used first
@@ -197,7 +212,8 @@ private:
     StatementTraits traits_;
     bool was_in_transaction_ = false;
     bool checks_ = false, own_sync_ = false;
-    bool check_answered_ = false, check_failed_ = false, reset_failed_ = false, statement_answered_ = false, statement_aborted_ = false;
+    bool check_answered_ = false, check_failed_ = false, reset_failed_ = false, statement_answered_ = false,
+         statement_aborted_ = false;
     CachedStatement* known_ = nullptr;  // the statement's entry in the cache
     bool by_name_ = false, stale_plan_ = false;
     bool fatal_ = false;     // the server's last word came
@@ -214,7 +230,7 @@ private:
 
     std::uint16_t lease_dirt_ = kDirtNone;      // of the lease that has the connection
     std::uint16_t inherited_dirt_ = kDirtNone;  // of those before it
-    std::shared_ptr<CancelRequest> cancel_;
+    std::vector<std::shared_ptr<CancelRequest>> cancels_;
     std::shared_ptr<pg_cancel> cancel_handle_;
     Nanos last_used_ = 0;
 };

@@ -1,7 +1,7 @@
 // What passes over a connection: batches in pipeline mode, and what their answers mean.
 //
-// A batch is [reset…] [check] [prepare] statement, each with its Sync as the rules want, sent in one packet where libpq allows. One batch is under
-// way at a time. Results come in order; parts_ lists what is still to be answered.
+// A batch is [reset…] [check] [prepare] statement, each with its Sync as the rules want, sent in one packet where libpq
+// allows. One batch is under way at a time. Results come in order; parts_ lists what is still to be answered.
 #include <libpq-fe.h>
 #include <sys/ioctl.h>
 
@@ -37,7 +37,8 @@ constexpr ResetStep kResetSteps[] = {
 
 void Connection::begin_session() {
     PQsetErrorVerbosity(pg_, PQERRORS_DEFAULT);
-    if (PQsetnonblocking(pg_, 1) != 0 || PQenterPipelineMode(pg_) != 1) throw Error(ErrorKind::internal, "libpq refused pipeline mode");
+    if (PQsetnonblocking(pg_, 1) != 0 || PQenterPipelineMode(pg_) != 1)
+        throw Error(ErrorKind::internal, "libpq refused pipeline mode");
     own_descriptor();
     cancel_handle_ = {PQgetCancel(pg_), PQfreeCancel};
     backend_pid_ = PQbackendPID(pg_);
@@ -56,11 +57,12 @@ void Connection::start_batch() {
     statement_ = nullptr;
     traits_ = {};
     was_in_transaction_ = in_transaction();
-    checks_ = own_sync_ = check_answered_ = check_failed_ = reset_failed_ = statement_answered_ = statement_aborted_ = false;
+    checks_ = own_sync_ = check_answered_ = check_failed_ = reset_failed_ = statement_answered_ = statement_aborted_ =
+        false;
     known_ = nullptr;
     by_name_ = stale_plan_ = fatal_ = farewell_ = received_ = ended_in_order_ = false;
     reset_under_way_ = kDirtNone;
-    cancel_.reset();
+    cancels_.clear();
     result_ = Result();
 }
 
@@ -71,7 +73,8 @@ void Connection::send_simple(const char* sql, Part part) {
 
 void Connection::send_check() {
     checks_ = true;
-    if (settings_.statement_cache_size == 0) return send_simple(kCheckSql, Part::check);  // a pooler in between may not keep prepared statements
+    if (settings_.statement_cache_size == 0)
+        return send_simple(kCheckSql, Part::check);  // a pooler in between may not keep prepared statements
     if (!check_prepared_) {
         if (PQsendPrepare(pg_, kCheckName, kCheckSql, 0, nullptr) != 1) return lose();
         parts_.push_back(Part::prepare_check);
@@ -123,7 +126,9 @@ void Connection::begin(const Statement* statement, Check check) {
         traits_ = known_ ? known_->traits : classify(statement->text());
         own_sync_ = !traits_.ordinary;
         if (traits_.copy)
-            throw Error(ErrorKind::unsupported, "COPY cannot run in a pipeline. Suggestion: take the raw connection of the lease and use libpq's COPY functions on it");
+            throw Error(ErrorKind::unsupported,
+                        "COPY cannot run in a pipeline. Suggestion: take the raw connection of the lease and use "
+                        "libpq's COPY functions on it");
     }
     if (inherited_dirt_ != kDirtNone) send_reset(inherited_dirt_);
     if (!was_in_transaction_ && !evicted_.empty()) send_evictions();
@@ -141,7 +146,8 @@ void Connection::begin_reset() {
     if (was_in_transaction_) send_simple("ROLLBACK", Part::reset);
     std::uint16_t dirt = inherited_dirt_ | lease_dirt_;
     if (settings_.reset_never) dirt = kDirtNone;
-    // Session locks and LISTEN can hide in an abandoned statement that was never classified as finished, so both dirts are undone together.
+    // Session locks and LISTEN can hide in an abandoned statement that was never classified as finished, so both dirts
+    // are undone together.
     inherited_dirt_ = dirt;
     lease_dirt_ = kDirtNone;
     send_reset(dirt);
@@ -181,14 +187,16 @@ void Connection::forget_all_prepared() {
     check_prepared_ = false;
 }
 
-// First use: one unnamed statement with its text. Second use: prepared in the same packet. From the third on: by name alone.
+// First use: one unnamed statement with its text. Second use: prepared in the same packet. From the third on: by name
+// alone.
 void Connection::send_statement(const Statement& s) {
     statement_ = &s;
     queries_++;
     // Not only where it succeeds: a session's lock outlives the error of the statement that took it.
     lease_dirt_ |= traits_.dirt;
     if (lost_) return;
-    const bool binary = s.format() == ResultFormat::binary || (s.format() == ResultFormat::automatic && known_ && known_->binary);
+    const bool binary =
+        s.format() == ResultFormat::binary || (s.format() == ResultFormat::automatic && known_ && known_->binary);
     int sent;
     if (!known_ || known_->uses < 2) {
         sent = PQsendQueryParams(pg_, s.sql(), s.count(), s.types(), s.values(), s.lengths(), s.formats(), binary);
@@ -196,22 +204,25 @@ void Connection::send_statement(const Statement& s) {
         by_name_ = known_->number != 0;
         if (!by_name_) {
             known_->number = ++last_number_;
-            if (PQsendPrepare(pg_, name_of_prepared(known_->number).c_str(), s.sql(), s.count(), s.types()) != 1) return lose();
+            if (PQsendPrepare(pg_, name_of_prepared(known_->number).c_str(), s.sql(), s.count(), s.types()) != 1)
+                return lose();
             parts_.push_back(Part::prepare);
         }
-        sent = PQsendQueryPrepared(pg_, name_of_prepared(known_->number).c_str(), s.count(), s.values(), s.lengths(), s.formats(), binary);
+        sent = PQsendQueryPrepared(pg_, name_of_prepared(known_->number).c_str(), s.count(), s.values(), s.lengths(),
+                                   s.formats(), binary);
     }
     if (sent != 1) return lose();
     parts_.push_back(Part::statement);
 }
 
-// An end in order comes after all that was sent before it. A reset does not: it destroys what is still on its way. What is not known to be the first
-// counts as the second.
+// An end in order comes after all that was sent before it. A reset does not: it destroys what is still on its way. What
+// is not known to be the first counts as the second.
 void Connection::note_seen(std::uint32_t seen) {
     if (seen & Poller::kHangUp) {
         int bytes = 0;
         ended_in_order_ |= !(seen & Poller::kError);
-        received_ |= !PQsslInUse(pg_) && ioctl(fd_, FIONREAD, &bytes) == 0 && bytes > 0;  // TLS has a farewell of its own
+        received_ |=
+            !PQsslInUse(pg_) && ioctl(fd_, FIONREAD, &bytes) == 0 && bytes > 0;  // TLS has a farewell of its own
     } else if (seen & Poller::kRead) {
         received_ = true;
     }
@@ -239,7 +250,8 @@ Progress Connection::advance(std::uint32_t seen) {
     write_pending_ = false;
     // A shared Sync is one transaction: where the statement failed, the resets in front of it were rolled back with it.
     const bool undone = result_.error() && !own_sync_;
-    if (!lost_ && !check_failed_ && !reset_failed_ && !statement_aborted_ && !undone) inherited_dirt_ &= static_cast<std::uint16_t>(~reset_under_way_);
+    if (!lost_ && !check_failed_ && !reset_failed_ && !statement_aborted_ && !undone)
+        inherited_dirt_ &= static_cast<std::uint16_t>(~reset_under_way_);
     return Progress::done;
 }
 
@@ -269,12 +281,13 @@ void Connection::take_part_result(pg_result* pg) {
             result_ = std::move(result);
             note_statement_result();
             break;
-        default: break;
+        default:
+            break;
     }
 }
 
-// From version 14 on, a server tells whether it is a standby and whether it is read-only by default. Where it is neither, the refusal to write is what the
-// lease asked for, with BEGIN READ ONLY or the like.
+// From version 14 on, a server tells whether it is a standby and whether it is read-only by default. Where it is
+// neither, the refusal to write is what the lease asked for, with BEGIN READ ONLY or the like.
 bool Connection::lease_chose_read_only() const {
     const auto is_off = [this](const char* parameter) {
         const char* value = PQparameterStatus(pg_, parameter);
@@ -315,7 +328,8 @@ void Connection::take_failure(Part part, Result result) {
             reset_failed_ = true;
             loss_message_ = result.message();
             break;
-        default: break;
+        default:
+            break;
     }
 }
 
@@ -354,18 +368,21 @@ Verdict Connection::verdict() const {
         return check_failed_ || reset_failed_ ? Verdict::again_here : Verdict::answered;
     }
     if (!lost_) {
-        if (statement_aborted_ && !statement_answered_) return Verdict::again_here;  // the check or the reset in front of it failed
+        if (statement_aborted_ && !statement_answered_)
+            return Verdict::again_here;  // the check or the reset in front of it failed
         if (stale_plan_) return Verdict::again_here;
         return Verdict::answered;
     }
     if (!checks_) return Verdict::unknown;
     if (own_sync_) {
-        // The server flushes the check's answer at its Sync, before it reads on. An orderly end before that answer: it never read the statement. But a
-        // server's end never tears an answer apart: where some of it came, something in between has lost bytes, perhaps a whole answer.
+        // The server flushes the check's answer at its Sync, before it reads on. An orderly end before that answer: it
+        // never read the statement. But a server's end never tears an answer apart: where some of it came, something in
+        // between has lost bytes, perhaps a whole answer.
         const bool orderly = fatal_ || (ended_in_order_ && (!received_ || farewell_));
         return orderly && !check_answered_ ? Verdict::again_elsewhere : Verdict::unknown;
     }
-    return fatal_ && !statement_answered_ ? Verdict::again_elsewhere : Verdict::unknown;  // rolled back with the implicit transaction
+    return fatal_ && !statement_answered_ ? Verdict::again_elsewhere
+                                          : Verdict::unknown;  // rolled back with the implicit transaction
 }
 
 }  // namespace pqpool

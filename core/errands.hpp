@@ -1,6 +1,7 @@
 // One thread for calls that block: name resolution, and cancel requests before libpq 17. Started with the first errand.
 //
-// An errand may hang for as long as the network lets it, so nobody waits for the thread: it shares its state with the Errands and ends by itself.
+// An errand may hang for as long as the network lets it, so nobody waits for the thread: it shares its state with the
+// Errands and ends by itself.
 #pragma once
 
 #include <functional>
@@ -10,14 +11,14 @@
 namespace pqpool {
 
 class Errands {
-public:
+  public:
     Errands();
     ~Errands();  // errands not yet begun are dropped
     Errands(const Errands&) = delete;
 
     void run(std::function<void()> errand);  // any thread; does not block
 
-private:
+  private:
     struct State;
     static void work(const std::shared_ptr<State>& state);
     const std::shared_ptr<State> state_;

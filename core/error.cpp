@@ -5,7 +5,8 @@ namespace pqpool {
 const char* name_of(ErrorKind kind) {
     switch (kind) {
 #define X(name, status, meaning) \
-    case ErrorKind::name: return #name;
+    case ErrorKind::name:        \
+        return #name;
         PQPOOL_ERROR_KINDS(X)
 #undef X
     }
@@ -21,9 +22,10 @@ bool is_final_for_connect(std::string_view sqlstate) {
 }
 
 bool condemns_connection(std::string_view sqlstate) {
-    return sqlstate == "25006"             // read-only: the primary became a standby
+    return sqlstate == "25006"              // read-only: the primary became a standby
            || sqlstate.starts_with("57P0")  // admin or crash shutdown, cannot connect now, database dropped
-           // A pooler in between lost its server. 08P01 is also said of a missing parameter; where a pooler means it, it is FATAL.
+           // A pooler in between lost its server. 08P01 is also said of a missing parameter; where a pooler means it,
+           // it is FATAL.
            || (sqlstate.starts_with("08") && sqlstate != "08P01");
 }
 

@@ -10,23 +10,23 @@
 namespace pqpool {
 
 // X(enumerator, status of the C ABI, meaning). The enumerator is the kind's name everywhere.
-#define PQPOOL_ERROR_KINDS(X)                                                                            \
-    X(configuration, -1, "an option is missing, malformed or out of its bounds")                         \
-    X(initialization, -2, "the pool could not open its first connections")                               \
-    X(timeout, -3, "no connection became free within the acquire's timeout")                             \
-    X(closed, -4, "the pool is shutting down or terminated")                                             \
+#define PQPOOL_ERROR_KINDS(X)                                                                              \
+    X(configuration, -1, "an option is missing, malformed or out of its bounds")                           \
+    X(initialization, -2, "the pool could not open its first connections")                                 \
+    X(timeout, -3, "no connection became free within the acquire's timeout")                               \
+    X(closed, -4, "the pool is shutting down or terminated")                                               \
     X(validation, -5, "the connection was lost with its validation; whether the statement ran is unknown") \
-    X(not_initialized, -6, "the pool has not been opened yet")                                           \
-    X(too_many_requests, -7, "max_waiting requests are waiting already")                                 \
-    X(connection_lost, -8, "the connection was lost during a lease")                                     \
-    X(query, -9, "the server refused the statement; sqlstate and fields tell why")                       \
-    X(statement_timeout, -10, "the statement took longer than its timeout and was cancelled")            \
-    X(cancelled, -11, "the request was cancelled")                                                       \
-    X(released, -12, "the lease was released already")                                                   \
-    X(busy, -13, "another statement is under way on this lease")                                         \
-    X(forked, -14, "the object belongs to the parent process")                                           \
-    X(invalid_argument, -15, "an argument of the call is invalid")                                       \
-    X(unsupported, -16, "this cannot be done through this call")                                         \
+    X(not_initialized, -6, "the pool has not been opened yet")                                             \
+    X(too_many_requests, -7, "max_waiting requests are waiting already")                                   \
+    X(connection_lost, -8, "the connection was lost during a lease")                                       \
+    X(query, -9, "the server refused the statement; sqlstate and fields tell why")                         \
+    X(statement_timeout, -10, "the statement took longer than its timeout and was cancelled")              \
+    X(cancelled, -11, "the request was cancelled")                                                         \
+    X(released, -12, "the lease was released already")                                                     \
+    X(busy, -13, "another statement is under way on this lease")                                           \
+    X(forked, -14, "the object belongs to the parent process")                                             \
+    X(invalid_argument, -15, "an argument of the call is invalid")                                         \
+    X(unsupported, -16, "this cannot be done through this call")                                           \
     X(internal, -17, "out of memory, or a defect of the pool")
 
 enum class ErrorKind : std::int32_t {
@@ -38,8 +38,9 @@ enum class ErrorKind : std::int32_t {
 const char* name_of(ErrorKind kind);
 
 class Error : public std::exception {
-public:
-    Error(ErrorKind kind, std::string message, std::string_view sqlstate = {}) : kind(kind), message(std::move(message)), sqlstate(sqlstate) {}
+  public:
+    Error(ErrorKind kind, std::string message, std::string_view sqlstate = {})
+        : kind(kind), message(std::move(message)), sqlstate(sqlstate) {}
 
     const char* what() const noexcept override { return message.c_str(); }
 

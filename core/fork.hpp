@@ -7,7 +7,8 @@ namespace pqpool {
 
 class Pool;
 
-// How many forks lie between the program's start and this process. A pool that was made in another epoch is the parent's.
+// How many forks lie between the program's start and this process. A pool that was made in another epoch is the
+// parent's.
 std::uint32_t fork_epoch();
 
 // From its start to its end each pool stands in the register, whose pools are locked around every fork.

@@ -7,8 +7,10 @@
 
 namespace pqpool {
 
-// X(enumerator): the pool's lifecycle. initializing -> healthy <-> degraded <-> unhealthy -> recovering -> healthy; the last two from any.
-#define PQPOOL_STATES(X) X(initializing) X(healthy) X(degraded) X(unhealthy) X(recovering) X(shutting_down) X(terminated)
+// X(enumerator): the pool's lifecycle. initializing -> healthy <-> degraded <-> unhealthy -> recovering -> healthy; the
+// last two from any.
+#define PQPOOL_STATES(X) \
+    X(initializing) X(healthy) X(degraded) X(unhealthy) X(recovering) X(shutting_down) X(terminated)
 
 enum class PoolState : std::int32_t {
 #define X(name) name,

@@ -11,10 +11,14 @@ constexpr std::uint64_t kWakeKey = UINT64_MAX;
 // Nothing a server does not answer may hold anything of the pool.
 constexpr Nanos kCheckTimeout = 5 * kSecond;
 constexpr Nanos kCleanTimeout = 5 * kSecond;
+// A cancel request that hit nothing is sent again after 0.1, 0.4 and 1.6 s.
+constexpr Nanos kCancelPause = 100 * kMillisecond;
+constexpr Nanos kLongestCancelPause = 1600 * kMillisecond;
 
 }  // namespace
 
-Keeper::Keeper(KeeperClient& client, const ConnectPlan& plan, const Settings& settings) : client_(client), plan_(plan), settings_(settings) {
+Keeper::Keeper(KeeperClient& client, const ConnectPlan& plan, const Settings& settings)
+    : client_(client), plan_(plan), settings_(settings) {
     poller_.watch(mailbox_->wakeup.fd(), Poller::kRead, kWakeKey);
 }
 
@@ -44,16 +48,51 @@ void Keeper::submit(Command command) {
 }
 
 void Keeper::open(SlotId slot) { submit({Task::open, slot, nullptr}); }
-void Keeper::check(SlotId slot, std::unique_ptr<Connection> connection) { submit({Task::check, slot, std::move(connection)}); }
-void Keeper::clean(SlotId slot, std::unique_ptr<Connection> connection) { submit({Task::clean, slot, std::move(connection)}); }
+void Keeper::check(SlotId slot, std::unique_ptr<Connection> connection) {
+    submit({Task::check, slot, std::move(connection)});
+}
+void Keeper::clean(SlotId slot, std::unique_ptr<Connection> connection) {
+    submit({Task::clean, slot, std::move(connection)});
+}
 void Keeper::close(std::unique_ptr<Connection> connection) { submit({Task::close, {}, std::move(connection)}); }
 void Keeper::drop(SlotId slot) { submit({Task::drop, slot, nullptr}); }
 
 void Keeper::send_cancel(std::shared_ptr<CancelRequest> request, std::shared_ptr<Wakeup> also_wake) {
-    canceller_.run([request = std::move(request), also_wake = std::move(also_wake), mailbox = mailbox_] {
-        request->send();
+    send({std::move(request), std::move(also_wake), kCancelPause});
+}
+
+void Keeper::send(Cancel cancel) {
+    canceller_.run([cancel = std::move(cancel), mailbox = mailbox_] {
+        cancel.request->send();
+        if (!cancel.request->is_called_off()) {
+            std::lock_guard lock(mailbox->mutex);
+            mailbox->sent_cancels.push_back(cancel);
+        }
         mailbox->wakeup.wake();
-        if (also_wake) also_wake->wake();
+        if (cancel.also_wake) cancel.also_wake->wake();
+    });
+}
+
+void Keeper::take_sent_cancels() {
+    std::vector<Cancel> sent;
+    {
+        std::lock_guard lock(mailbox_->mutex);
+        sent.swap(mailbox_->sent_cancels);
+    }
+    const Nanos now = monotonic_now();
+    for (auto& cancel : sent) {
+        if (cancel.pause > kLongestCancelPause) continue;
+        cancel.due = now + cancel.pause;
+        cancels_.push_back(std::move(cancel));
+    }
+}
+
+void Keeper::repeat_cancels(Nanos now) {
+    std::erase_if(cancels_, [&](Cancel& cancel) {
+        if (cancel.due > now) return false;
+        cancel.pause *= 4;
+        if (!cancel.request->is_called_off()) send(std::move(cancel));
+        return true;
     });
 }
 
@@ -65,6 +104,7 @@ void Keeper::run() {
     for (;;) {
         Nanos deadline = next;
         for (const auto& [index, job] : jobs_) deadline = std::min(deadline, job.deadline);
+        for (const auto& cancel : cancels_) deadline = std::min(deadline, cancel.due);
         const int count = poller_.wait(events, 64, deadline);
         bool woken = false;
         for (int i = 0; i < count; i++) {
@@ -73,10 +113,12 @@ void Keeper::run() {
                 woken = true;
                 continue;
             }
-            const SlotId slot{static_cast<std::uint32_t>(events[i].key >> 32), static_cast<std::uint32_t>(events[i].key)};
+            const SlotId slot{static_cast<std::uint32_t>(events[i].key >> 32),
+                              static_cast<std::uint32_t>(events[i].key)};
             if (const auto job = jobs_.find(slot.index); job != jobs_.end() && job->second.slot == slot) {
                 step(slot.index);
-            } else if (const auto watched = watched_.find(slot.index); watched != watched_.end() && watched->second.first == slot.generation) {
+            } else if (const auto watched = watched_.find(slot.index);
+                       watched != watched_.end() && watched->second.first == slot.generation) {
                 poller_.forget(watched->second.second);
                 watched_.erase(watched);
                 client_.on_hang_up(slot);
@@ -89,12 +131,14 @@ void Keeper::run() {
             }
             take_commands();
             take_resolution();
+            take_sent_cancels();
             // A cancel request may have been sent: whoever waits for that goes on.
             std::vector<std::uint32_t> settling;
             for (const auto& [index, job] : jobs_)
                 if (job.phase == Phase::settling) settling.push_back(index);
             for (const auto index : settling) step(index);
         }
+        repeat_cancels(monotonic_now());
         expire(monotonic_now());
         next = client_.on_tick();
     }
@@ -113,8 +157,10 @@ void Keeper::begin(Command command) {
     const Nanos now = monotonic_now();
     const auto index = command.slot.index;
     switch (command.task) {
-        case Task::close: return close_now(std::move(command.connection));
-        case Task::fence: return client_.on_fence();
+        case Task::close:
+            return close_now(std::move(command.connection));
+        case Task::fence:
+            return client_.on_fence();
         case Task::drop:
             if (const auto job = jobs_.find(index); job != jobs_.end() && job->second.slot == command.slot) {
                 close_now(std::move(job->second.connection));
@@ -122,24 +168,28 @@ void Keeper::begin(Command command) {
             }
             return;
         case Task::open: {
-            Job& job = jobs_[index] = Job{command.task, command.slot, Phase::resolving, nullptr, deadline_after(now, settings_.connect_timeout)};
+            Job& job = jobs_[index] = Job{command.task, command.slot, Phase::resolving, nullptr,
+                                          deadline_after(now, settings_.connect_timeout)};
             if (plan_.needs_resolution()) return ask_resolver();
             return connect(job, plan_);
         }
         case Task::check: {
-            Job& job = jobs_[index] = Job{command.task, command.slot, Phase::checking, std::move(command.connection), now + kCheckTimeout, now};
+            Job& job = jobs_[index] = Job{
+                command.task, command.slot, Phase::checking, std::move(command.connection), now + kCheckTimeout, now};
             job.connection->begin(nullptr, Connection::Check::pipelined);
             return step(index);
         }
         case Task::clean: {
-            Job& job = jobs_[index] = Job{command.task, command.slot, Phase::settling, std::move(command.connection), now + kCleanTimeout};
-            if (job.connection->is_busy() && !job.connection->cancel_request()) send_cancel(job.connection->make_cancel());
+            Job& job = jobs_[index] =
+                Job{command.task, command.slot, Phase::settling, std::move(command.connection), now + kCleanTimeout};
+            if (job.connection->is_busy() && !job.connection->has_cancel()) send_cancel(job.connection->make_cancel());
             return step(index);
         }
     }
 }
 
-// Openings that come while the resolver works share its answer, so that a slow resolver is asked once, not once per connection.
+// Openings that come while the resolver works share its answer, so that a slow resolver is asked once, not once per
+// connection.
 void Keeper::ask_resolver() {
     if (std::exchange(resolving_, true)) return;
     resolver_.run([plan = plan_, mailbox = mailbox_] {
@@ -171,8 +221,10 @@ void Keeper::take_resolution() {
         if (job.phase == Phase::resolving) waiting.push_back(index);
     for (const auto index : waiting) {
         Job& job = jobs_.at(index);
-        if (found.plan) connect(job, *found.plan);
-        else fail_opening(job, Error(ErrorKind::connection_lost, found.failure));
+        if (found.plan)
+            connect(job, *found.plan);
+        else
+            fail_opening(job, Error(ErrorKind::connection_lost, found.failure));
     }
 }
 
@@ -180,7 +232,8 @@ void Keeper::connect(Job& job, const ConnectPlan& plan) {
     job.phase = Phase::connecting;
     try {
         job.connection = std::make_unique<Connection>(plan, settings_.connection);
-        // libpq asks to be treated as if it had returned "writing" at first; a socket that failed at once says so on the first step.
+        // libpq asks to be treated as if it had returned "writing" at first; a socket that failed at once says so on
+        // the first step.
         if (job.connection->fd() < 0) return step(job.slot.index);
         await(job, Progress::write);
     } catch (const Error& e) {
@@ -191,7 +244,9 @@ void Keeper::connect(Job& job, const ConnectPlan& plan) {
 void Keeper::await(Job& job, Progress progress) {
     const std::uint32_t what = progress == Progress::write ? Poller::kWrite | Poller::kRead : Poller::kRead;
     const bool connecting = job.phase == Phase::connecting;
-    poller_.watch(job.connection->fd(), (connecting && progress == Progress::write ? Poller::kWrite : what) | Poller::kHangUp, key_of(job.slot));
+    poller_.watch(job.connection->fd(),
+                  (connecting && progress == Progress::write ? Poller::kWrite : what) | Poller::kHangUp,
+                  key_of(job.slot));
     if (!connecting) watched_[job.slot.index] = {job.slot.generation, job.connection->fd()};
 }
 
@@ -221,7 +276,8 @@ bool Keeper::step_connect(Job& job) {
         }
         const Progress progress = job.connection->advance();
         if (progress != Progress::done) return await(job, progress), false;
-        if (job.connection->verdict() != Verdict::answered) throw Error(ErrorKind::connection_lost, job.connection->loss_message());
+        if (job.connection->verdict() != Verdict::answered)
+            throw Error(ErrorKind::connection_lost, job.connection->loss_message());
     } catch (const Error& e) {
         return fail_opening(job, e), true;
     }
@@ -235,8 +291,8 @@ bool Keeper::step_clean(Job& job) {
             const Progress progress = connection.advance();
             if (progress != Progress::done) return await(job, progress), false;
         }
-        // Until the cancel request has been taken by the server it could hit the next statement.
-        if (connection.is_settling()) return await(job, Progress::read), false;
+        // A cancel request that is being sent could hit the next statement.
+        if (!connection.settle()) return await(job, Progress::read), false;
         if (connection.is_lost() || !connection.end_raw()) return finish(job, false), true;
         job.phase = Phase::resetting;
         connection.begin_reset();
@@ -259,9 +315,12 @@ void Keeper::finish(Job& job, bool good) {
     jobs_.erase(done.slot.index);
     if (good) watch_for_hang_up(*done.connection, done.slot);
     const Nanos round_trip = monotonic_now() - done.sent_at;
-    if (done.task == Task::open) client_.on_opened(done.slot, std::move(done.connection), round_trip);
-    else if (done.task == Task::check) client_.on_checked(done.slot, std::move(done.connection), good, round_trip);
-    else client_.on_cleaned(done.slot, std::move(done.connection), good);
+    if (done.task == Task::open)
+        client_.on_opened(done.slot, std::move(done.connection), round_trip);
+    else if (done.task == Task::check)
+        client_.on_checked(done.slot, std::move(done.connection), good, round_trip);
+    else
+        client_.on_cleaned(done.slot, std::move(done.connection), good);
 }
 
 void Keeper::watch_for_hang_up(const Connection& connection, SlotId slot) {
@@ -276,16 +335,19 @@ void Keeper::expire(Nanos now) {
     for (const auto index : late) {
         Job& job = jobs_.at(index);
         if (job.task == Task::open)
-            fail_opening(job, Error(ErrorKind::connection_lost, "no answer within connect_timeout (" + std::to_string(to_seconds(settings_.connect_timeout)) + " s)"));
+            fail_opening(job, Error(ErrorKind::connection_lost,
+                                    "no answer within connect_timeout (" +
+                                        std::to_string(to_seconds(settings_.connect_timeout)) + " s)"));
         else
             finish(job, false);
     }
 }
 
-// A statement that is still under way would go on on the server, so it is cancelled; the request does not need the connection.
+// A statement that is still under way would go on on the server, so it is cancelled; the request does not need the
+// connection.
 void Keeper::close_now(std::unique_ptr<Connection> connection) {
     if (!connection) return;
-    if (connection->is_busy() && connection->cancel_handle() && !connection->is_lost() && !connection->cancel_request())
+    if (connection->is_busy() && connection->cancel_handle() && !connection->is_lost() && !connection->has_cancel())
         send_cancel(connection->make_cancel());
     connection.reset();
 }

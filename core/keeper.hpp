@@ -1,5 +1,5 @@
-// The background thread. It owns each connection while that is being opened, checked, cleaned or closed, watches every socket for hang-up, and
-// runs the state machine's timers. Asleep when nothing is due: an idle pool costs no CPU.
+// The background thread. It owns each connection while that is being opened, checked, cleaned or closed, watches every
+// socket for hang-up, and runs the state machine's timers. Asleep when nothing is due: an idle pool costs no CPU.
 #pragma once
 
 #include <memory>
@@ -19,7 +19,7 @@ namespace pqpool {
 
 // What the keeper reports. Called on its thread, with no lock held.
 class KeeperClient {
-public:
+  public:
     virtual ~KeeperClient() = default;
     virtual void on_opened(SlotId slot, std::unique_ptr<Connection> connection, Nanos round_trip) = 0;
     virtual void on_open_failed(SlotId slot, const Error& error) = 0;
@@ -31,7 +31,7 @@ public:
 };
 
 class Keeper {
-public:
+  public:
     struct Settings {
         Connection::Settings connection;
         Nanos connect_timeout;
@@ -52,10 +52,11 @@ public:
     void drop(SlotId slot);  // stops what it does for the slot and closes its connection
     void fence();            // on_fence() follows once all that was asked for before is done
     void wake() { mailbox_->wakeup.wake(); }
-    // Sends the request from the errands thread; whoever listens on the wake-ups is told, and the keeper too.
+    // Sends the request from the errands thread, and again after a while unless it is called off; whoever listens on
+    // the wake-up is told each time.
     void send_cancel(std::shared_ptr<CancelRequest> request, std::shared_ptr<Wakeup> also_wake = nullptr);
 
-private:
+  private:
     enum class Task { open, check, clean, close, drop, fence };
     enum class Phase { resolving, connecting, session, settling, resetting, checking };
 
@@ -77,11 +78,18 @@ private:
         std::string failure;
         bool done = false;
     };
+    struct Cancel {
+        std::shared_ptr<CancelRequest> request;
+        std::shared_ptr<Wakeup> also_wake;
+        Nanos pause;  // before it is sent again
+        Nanos due = kNever;
+    };
     // Outlives the keeper in the hands of errands.
     struct Mailbox {
         Wakeup wakeup;
         std::mutex mutex;
         std::vector<Command> commands;
+        std::vector<Cancel> sent_cancels;
         Resolution resolution;
     };
 
@@ -90,6 +98,9 @@ private:
     void take_commands();
     void begin(Command command);
     void take_resolution();
+    void send(Cancel cancel);
+    void take_sent_cancels();
+    void repeat_cancels(Nanos now);
     void ask_resolver();
     void connect(Job& job, const ConnectPlan& plan);
     void step(std::uint32_t index);
@@ -113,8 +124,9 @@ private:
     bool stopping_ = false;  // guarded by mailbox_->mutex
 
     // The keeper thread's own.
-    std::unordered_map<std::uint32_t, Job> jobs_;  // by slot
+    std::unordered_map<std::uint32_t, Job> jobs_;                               // by slot
     std::unordered_map<std::uint32_t, std::pair<std::uint32_t, int>> watched_;  // slot -> generation, descriptor
+    std::vector<Cancel> cancels_;                                               // to be repeated
     bool resolving_ = false;
 };
 

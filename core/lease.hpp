@@ -22,12 +22,13 @@ namespace pqpool {
 class CompletionQueue;
 struct AsyncOperation;
 
-// Names a lease for good: a slot of the lease table and its generation, so that the handle of a lease that is over is recognized. 0 is none.
+// Names a lease for good: a slot of the lease table and its generation, so that the handle of a lease that is over is
+// recognized. 0 is none.
 using LeaseHandle = std::uint64_t;
 
 // The first bytes of the last statement, written by the lease's owner and read by whoever looks at the holders.
 class StatementPeek {
-public:
+  public:
     void set(std::string_view sql) {
         char bytes[kWords * 8] = {};
         std::memcpy(bytes, sql.data(), std::min(sql.size(), sizeof bytes - 1));
@@ -46,7 +47,7 @@ public:
         return {bytes, strnlen(bytes, sizeof bytes)};
     }
 
-private:
+  private:
     static constexpr std::size_t kWords = 12;
     std::array<std::atomic<std::uint64_t>, kWords> words_{};
 };
@@ -58,7 +59,8 @@ inline constexpr LeaseHandle kLeaseIndexMask = (LeaseHandle{1} << kLeaseIndexBit
 
 struct Lease {
     std::atomic<LeaseHandle> handle{0};
-    // What a blocking call makes of the lease. Only `call` can be cancelled by another thread, which turns it into `cancel_asked`.
+    // What a blocking call makes of the lease. Only `call` can be cancelled by another thread, which turns it into
+    // `cancel_asked`.
     enum class Use : std::uint8_t { none, call, cancel_asked, release };
     std::atomic<Use> use{Use::none};
     std::atomic<bool> hung_up{false};  // the keeper saw the server go
@@ -68,10 +70,10 @@ struct Lease {
     // Changed under the pool's lock, read by the owner without it. Empty while a dead connection is being replaced.
     std::unique_ptr<Connection> connection;
     SlotId slot;
-    std::uint32_t index = 0;       // in the table
+    std::uint32_t index = 0;  // in the table
     std::uint64_t generation = 0;
     std::shared_ptr<CancelRequest> foreign_cancel;  // another thread asked for it; guarded by the pool's lock
-    std::atomic<CompletionQueue*> queue{nullptr};  // of an asynchronous lease
+    std::atomic<CompletionQueue*> queue{nullptr};   // of an asynchronous lease
     Nanos leased_at = 0;
     Nanos patience = 0;  // the acquire's timeout; a replacement may take as long
     std::string tag;
@@ -81,9 +83,10 @@ struct Lease {
     AsyncOperation* operation = nullptr;
 };
 
-// Leases have fixed addresses and are never freed before the table, so a stale handle can be looked up at any time, without the lock.
+// Leases have fixed addresses and are never freed before the table, so a stale handle can be looked up at any time,
+// without the lock.
 class LeaseTable {
-public:
+  public:
     ~LeaseTable() {
         for (auto& chunk : chunks_) delete[] chunk.load();
     }
@@ -93,23 +96,27 @@ public:
         Lease* chunk = chunks_[index / kChunkSize].load(std::memory_order_acquire);
         return chunk ? &chunk[index % kChunkSize] : nullptr;
     }
-    Lease& at(std::size_t index) const { return chunks_[index / kChunkSize].load(std::memory_order_relaxed)[index % kChunkSize]; }
+    Lease& at(std::size_t index) const {
+        return chunks_[index / kChunkSize].load(std::memory_order_relaxed)[index % kChunkSize];
+    }
     std::size_t size() const { return size_; }
     Lease* add() {  // under the pool's lock; nullptr when the table is full
         if (size_ == kChunks * kChunkSize) return nullptr;
-        if (size_ % kChunkSize == 0) chunks_[size_ / kChunkSize].store(new Lease[kChunkSize], std::memory_order_release);
+        if (size_ % kChunkSize == 0)
+            chunks_[size_ / kChunkSize].store(new Lease[kChunkSize], std::memory_order_release);
         Lease& lease = at(size_);
         lease.index = static_cast<std::uint32_t>(size_++);
         return &lease;
     }
 
-private:
+  private:
     static constexpr std::size_t kChunkSize = 64, kChunks = 512;
     std::array<std::atomic<Lease*>, kChunks> chunks_{};
     std::size_t size_ = 0;
 };
 
-// Somebody who waits for an answer from the pool: a connection, the end of opening, the end of shutdown. Lives with who waits.
+// Somebody who waits for an answer from the pool: a connection, the end of opening, the end of shutdown. Lives with who
+// waits.
 struct Waiting {
     Waiting() { sem_init(&answered_, 0, 0); }
     ~Waiting() { sem_destroy(&answered_); }
@@ -126,7 +133,7 @@ struct Waiting {
     For what = For::acquire;
     Nanos patience = 0, deadline = 0;
     std::string tag;
-    CompletionQueue* queue = nullptr;       // who is told; none: the thread in wait()
+    CompletionQueue* queue = nullptr;  // who is told; none: the thread in wait()
     AsyncOperation* operation = nullptr;
     WaiterId waiter;
 
@@ -134,7 +141,7 @@ struct Waiting {
     Lease* lease = nullptr;
     std::optional<Error> error;
 
-private:
+  private:
     sem_t answered_;
 };
 

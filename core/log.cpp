@@ -36,7 +36,8 @@ std::string iso_8601(double unix_time) {
     gmtime_r(&seconds, &utc);
     char text[40], whole[64];
     std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S", &utc);
-    std::snprintf(whole, sizeof whole, "%s.%06dZ", text, static_cast<int>((unix_time - static_cast<double>(seconds)) * 1e6));
+    std::snprintf(whole, sizeof whole, "%s.%06dZ", text,
+                  static_cast<int>((unix_time - static_cast<double>(seconds)) * 1e6));
     return whole;
 }
 
@@ -86,7 +87,8 @@ Log::Log(LogLevel level, const std::string& path) : level_(level) {
         auto sink = std::make_shared<spdlog::sinks::rotating_file_sink_mt>(path, 100 * kMegabyte, 5);
         file_ = std::make_shared<spdlog::logger>("pqpool", std::move(sink));
     } catch (const spdlog::spdlog_ex& e) {
-        throw Error(ErrorKind::configuration, "log_file '" + path + "' cannot be opened: " + e.what() + ". Suggestion: Set POOL_LOG_FILE to a path this process may write");
+        throw Error(ErrorKind::configuration, "log_file '" + path + "' cannot be opened: " + e.what() +
+                                                  ". Suggestion: Set POOL_LOG_FILE to a path this process may write");
     }
     file_->set_pattern("%v");
     file_->flush_on(spdlog::level::trace);
@@ -96,7 +98,8 @@ Log::~Log() = default;
 
 void Log::write(LogLevel level, std::string message, const LogContext& context, std::uint64_t subject) {
     if (!is_enabled(level)) return;
-    LogRecord record{static_cast<double>(read_clock(CLOCK_REALTIME)) / 1e9, level, std::move(message), context.json(), subject};
+    LogRecord record{static_cast<double>(read_clock(CLOCK_REALTIME)) / 1e9, level, std::move(message), context.json(),
+                     subject};
     if (file_) {
         std::string line = "{\"timestamp\": \"" + iso_8601(record.unix_time) + "\", \"level\": \"";
         for (const char* c = name_of(level); *c; c++) line.push_back(static_cast<char>(*c - 32));

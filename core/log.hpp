@@ -1,4 +1,5 @@
-// The pool's log: JSON lines to a rotating file, and a bounded ring from which a caller drains them into its own logging. Nothing on stdout or stderr.
+// The pool's log: JSON lines to a rotating file, and a bounded ring from which a caller drains them into its own
+// logging. Nothing on stdout or stderr.
 #pragma once
 
 #include <atomic>
@@ -21,14 +22,14 @@ const char* name_of(LogLevel level);
 
 // The context of one line, in the order it is added.
 class LogContext {
-public:
+  public:
     LogContext& add(std::string_view name, std::string_view text);
     LogContext& add(std::string_view name, const char* text) { return add(name, std::string_view(text)); }
     LogContext& add(std::string_view name, double number);
     LogContext& add(std::string_view name, std::int64_t number);
     std::string json() const { return "{" + members_ + "}"; }
 
-private:
+  private:
     void name_member(std::string_view name);
     std::string members_;
 };
@@ -37,26 +38,28 @@ struct LogRecord {
     double unix_time = 0;  // seconds
     LogLevel level = LogLevel::info;
     std::string message;
-    std::string context;  // a JSON object
+    std::string context;        // a JSON object
     std::uint64_t subject = 0;  // the lease the line is about, where a caller may know more of it; else 0
 };
 
 class Log {
-public:
+  public:
     // Throws Error(configuration) where the file cannot be opened. An empty path: no file.
     Log(LogLevel level, const std::string& path);
     ~Log();
 
     bool is_enabled(LogLevel level) const { return level >= level_.load(std::memory_order_relaxed); }
     void set_level(LogLevel level) { level_.store(level, std::memory_order_relaxed); }
-    void write(LogLevel level, std::string message, const LogContext& context, std::uint64_t subject = 0);  // any thread
+    void write(LogLevel level, std::string message, const LogContext& context,
+               std::uint64_t subject = 0);  // any thread
 
     // Oldest first; false when there is none. Past kRingSize the oldest is dropped.
     bool take(LogRecord& record);
-    // Called after each line, on the thread that wrote it, with no lock of the pool held but possibly the pool's own: it may only wake somebody.
+    // Called after each line, on the thread that wrote it, with no lock of the pool held but possibly the pool's own:
+    // it may only wake somebody.
     void set_listener(std::function<void()> listener);
 
-private:
+  private:
     static constexpr std::size_t kRingSize = 1000;
     std::atomic<LogLevel> level_;
     std::shared_ptr<spdlog::logger> file_;

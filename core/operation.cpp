@@ -4,9 +4,10 @@ namespace pqpool {
 
 namespace {
 constexpr int kAttemptsHere = 3;
-// A statement that ends its own session, as pg_terminate_backend(pg_backend_pid()) does, would otherwise be sent again for ever.
+// A statement that ends its own session, as pg_terminate_backend(pg_backend_pid()) does, would otherwise be sent again
+// for ever.
 constexpr int kSessionsBroken = 3;
-}
+}  // namespace
 
 void Operation::begin(Lease& lease, bool has_statement, Nanos deadline) {
     lease_ = &lease;
@@ -23,9 +24,12 @@ Need Operation::resume(std::uint32_t seen) {
     try {
         if (phase_ == Phase::start) return start();
         switch (lease_->connection->advance(seen)) {
-            case Progress::read: return Need::read;
-            case Progress::write: return Need::write;
-            case Progress::done: break;
+            case Progress::read:
+                return Need::read;
+            case Progress::write:
+                return Need::write;
+            case Progress::done:
+                break;
         }
         return judge();
     } catch (const Error& e) {
@@ -35,15 +39,16 @@ Need Operation::resume(std::uint32_t seen) {
 
 Need Operation::start() {
     if (!lease_->connection) {
-        if (lease_->aborted.load()) return finish(Result(Error(ErrorKind::closed, "the pool was shut down and took this lease's connection")));
+        if (lease_->aborted.load())
+            return finish(Result(Error(ErrorKind::closed, "the pool was shut down and took this lease's connection")));
         return Need::replacement;
     }
     Connection& connection = *lease_->connection;
-    if (connection.is_raw() && !connection.end_raw() && !connection.is_lost()) return finish(Result(Error(ErrorKind::busy, "the raw connection was left with a command under way")));
-    if (connection.cancel_request()) {
+    if (connection.is_raw() && !connection.end_raw() && !connection.is_lost())
+        return finish(Result(Error(ErrorKind::busy, "the raw connection was left with a command under way")));
+    if (connection.has_cancel()) {
         if (connection.is_busy() && connection.advance() != Progress::done) return Need::settle;
-        if (connection.is_settling()) return Need::settle;
-        connection.forget_cancel();
+        if (!connection.settle()) return Need::settle;
     }
     if (connection.is_lost() || lease_->hung_up.load(std::memory_order_relaxed)) {
         if (lease_->needs_check) return replace();  // nothing of this lease was written
@@ -58,7 +63,8 @@ Need Operation::send() {
     const bool check = lease_->needs_check || !has_statement_;
     const bool apart = check && has_statement_ && connection.must_check_apart(statement_);
     phase_ = apart ? Phase::check_apart : Phase::sent;
-    connection.begin(apart || !has_statement_ ? nullptr : &statement_, check ? Connection::Check::pipelined : Connection::Check::none);
+    connection.begin(apart || !has_statement_ ? nullptr : &statement_,
+                     check ? Connection::Check::pipelined : Connection::Check::none);
     if (connection.is_lost()) return judge();
     return connection.wants_to_write() ? Need::write : Need::read;
 }
@@ -75,15 +81,18 @@ Need Operation::judge() {
             connection.mark_lost();
             return lease_->needs_check ? replace() : finish(Result(loss(false)));
         case Verdict::again_elsewhere:
-            if (has_statement_ && connection.check_answered() && ++sessions_broken_ >= kSessionsBroken) return finish(Result(breaks_sessions()));
+            if (has_statement_ && connection.check_answered() && ++sessions_broken_ >= kSessionsBroken)
+                return finish(Result(breaks_sessions()));
             return replace();
-        case Verdict::unknown: break;
+        case Verdict::unknown:
+            break;
     }
     return finish(Result(loss(true)));
 }
 
 Need Operation::replace() {
-    if (lease_->aborted.load()) return finish(Result(Error(ErrorKind::closed, "the pool was shut down and took this lease's connection")));
+    if (lease_->aborted.load())
+        return finish(Result(Error(ErrorKind::closed, "the pool was shut down and took this lease's connection")));
     lease_->connection->mark_lost();
     phase_ = Phase::start;
     attempts_ = 0;
@@ -99,19 +108,24 @@ Need Operation::finish(Result result) {
 Error Operation::loss(bool unknown) const {
     if (lease_->aborted.load()) return {ErrorKind::closed, "the pool was shut down and took this lease's connection"};
     const std::string words = lease_->connection->loss_message();
-    std::string message = "the connection (server process " + std::to_string(lease_->connection->backend_pid()) + ") was lost";
-    message += unknown ? " while the statement was under way; whether it was executed is unknown" : " before the statement was sent; it was not executed";
+    std::string message =
+        "the connection (server process " + std::to_string(lease_->connection->backend_pid()) + ") was lost";
+    message += unknown ? " while the statement was under way; whether it was executed is unknown"
+                       : " before the statement was sent; it was not executed";
     if (!words.empty()) message += ": " + words;
     while (message.back() == '\n') message.pop_back();
-    message += unknown ? ". Suggestion: find out whether it took effect before you repeat it" : ". Suggestion: release this lease and acquire another";
+    message += unknown ? ". Suggestion: find out whether it took effect before you repeat it"
+                       : ". Suggestion: release this lease and acquire another";
     return {unknown && lease_->needs_check ? ErrorKind::validation : ErrorKind::connection_lost, message};
 }
 
 Error Operation::breaks_sessions() const {
     std::string words = lease_->connection->loss_message();
     while (!words.empty() && words.back() == '\n') words.pop_back();
-    return {ErrorKind::connection_lost, "the server ended " + std::to_string(kSessionsBroken) + " sessions in the midst of this statement and rolled it back each time: " + words +
-                                            ". Suggestion: find out whether the statement itself ends its session"};
+    return {ErrorKind::connection_lost,
+            "the server ended " + std::to_string(kSessionsBroken) +
+                " sessions in the midst of this statement and rolled it back each time: " + words +
+                ". Suggestion: find out whether the statement itself ends its session"};
 }
 
 }  // namespace pqpool

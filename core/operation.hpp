@@ -1,5 +1,5 @@
-// One statement on a lease, from its first byte to its result, without ever waiting: the caller waits for what it needs. A blocking call and
-// the completion queue drive the same steps.
+// One statement on a lease, from its first byte to its result, without ever waiting: the caller waits for what it
+// needs. A blocking call and the completion queue drive the same steps.
 #pragma once
 
 #include "core/lease.hpp"
@@ -16,11 +16,14 @@ enum class Need {
 };
 
 class Operation {
-public:
+  public:
     // Without a statement only the validation is made. deadline: kNever = none.
     void begin(Lease& lease, bool has_statement, Nanos deadline);
     Need resume(std::uint32_t seen = 0);  // seen: the Poller's bits of the event that led here
-    void fail(Error error) { result_ = Result(std::move(error)); phase_ = Phase::done; }
+    void fail(Error error) {
+        result_ = Result(std::move(error));
+        phase_ = Phase::done;
+    }
 
     Statement& statement() { return statement_; }
     Lease& lease() const { return *lease_; }
@@ -28,7 +31,7 @@ public:
     bool is_done() const { return phase_ == Phase::done; }
     Result take_result() { return std::move(result_); }
 
-private:
+  private:
     enum class Phase { start, check_apart, sent, done };
 
     Need start();

@@ -42,7 +42,9 @@ bool is_choice(std::string_view choices, std::string_view value) {
     return false;
 }
 
-bool is_open_minimum(std::string_view name) { return name == "timeout" || name == "command_timeout" || name == "connect_timeout"; }
+bool is_open_minimum(std::string_view name) {
+    return name == "timeout" || name == "command_timeout" || name == "connect_timeout";
+}
 bool is_open_maximum(std::string_view name) { return name == "timeout"; }
 
 template <class T>
@@ -60,12 +62,14 @@ std::string default_of(const T& value) {
 const OptionInfo& info_of(std::string_view name) {
     for (const auto& info : option_list())
         if (info.name == name) return info;
-    throw Error(ErrorKind::configuration, "unknown option '" + std::string(name) + "'. Suggestion: see the list of options in pqpool.h or the README");
+    throw Error(ErrorKind::configuration, "unknown option '" + std::string(name) +
+                                              "'. Suggestion: see the list of options in pqpool.h or the README");
 }
 
 [[noreturn]] void malformed(const OptionInfo& info, std::string_view value, const char* wanted) {
-    throw Error(ErrorKind::configuration, std::string(info.name) + " must be " + wanted + " (got '" + std::string(value) + "'). Suggestion: set " +
-                                              variable_of(info.name) + " to a value such as " + info.default_text);
+    throw Error(ErrorKind::configuration, std::string(info.name) + " must be " + wanted + " (got '" +
+                                              std::string(value) + "'). Suggestion: set " + variable_of(info.name) +
+                                              " to a value such as " + info.default_text);
 }
 
 bool parse_boolean(const OptionInfo& info, std::string_view value) {
@@ -87,7 +91,9 @@ T parse_number(const OptionInfo& info, std::string_view value, const char* wante
 
 std::string bound_problem(const OptionInfo& info, double value) {
     const bool seconds = info.type == OptionType::seconds;
-    auto text = [&](double number) { return seconds ? seconds_text(number) : std::to_string(static_cast<OptionInteger>(number)); };
+    auto text = [&](double number) {
+        return seconds ? seconds_text(number) : std::to_string(static_cast<OptionInteger>(number));
+    };
     const char* unit = seconds ? " seconds" : "";
     std::string problem;
     if (!std::isfinite(value))
@@ -105,8 +111,8 @@ std::string bound_problem(const OptionInfo& info, double value) {
     else
         return {};
     const std::string got = std::isfinite(value) ? text(value) : "not a number";
-    return std::string(info.name) + " " + problem + " (got " + got + "). Suggestion: Set " + variable_of(info.name) + " to " + info.default_text +
-           ", the default, or another value within the bounds\n";
+    return std::string(info.name) + " " + problem + " (got " + got + "). Suggestion: Set " + variable_of(info.name) +
+           " to " + info.default_text + ", the default, or another value within the bounds\n";
 }
 
 // What stands before ://, or nothing where the text is not a URL.
@@ -114,7 +120,8 @@ std::string_view scheme_of(std::string_view text) {
     const auto end = text.find("://");
     if (end == std::string_view::npos) return {};
     const auto scheme = text.substr(0, end);
-    const bool sound = std::all_of(scheme.begin(), scheme.end(), [](unsigned char c) { return std::isalnum(c) || c == '+' || c == '.' || c == '-'; });
+    const bool sound = std::all_of(scheme.begin(), scheme.end(),
+                                   [](unsigned char c) { return std::isalnum(c) || c == '+' || c == '.' || c == '-'; });
     return sound ? scheme : std::string_view();
 }
 
@@ -122,35 +129,44 @@ std::string_view scheme_of(std::string_view text) {
 bool is_secret_keyword(std::string_view text, std::size_t end) {
     while (end > 0 && std::isspace(static_cast<unsigned char>(text[end - 1]))) end--;
     std::size_t start = end;
-    while (start > 0 && (std::isalnum(static_cast<unsigned char>(text[start - 1])) || text[start - 1] == '_' || text[start - 1] == '%')) start--;
+    while (start > 0 && (std::isalnum(static_cast<unsigned char>(text[start - 1])) || text[start - 1] == '_' ||
+                         text[start - 1] == '%'))
+        start--;
     std::string keyword;
     for (std::size_t i = start; i < end; i++) {
         unsigned char c = static_cast<unsigned char>(text[i]);
         if (c == '%' && i + 2 < end && std::from_chars(&text[i + 1], &text[i + 3], c, 16).ptr == &text[i + 3]) i += 2;
         keyword += static_cast<char>(std::tolower(c));
     }
-    return keyword.ends_with("password") || keyword.ends_with("secret") || keyword.ends_with("_key");  // not sslkey, a file's name
+    return keyword.ends_with("password") || keyword.ends_with("secret") ||
+           keyword.ends_with("_key");  // not sslkey, a file's name
 }
 
-// Where the value that starts at `at` ends: in a URL at the next parameter, else at a space outside quotes, as libpq reads it.
+// Where the value that starts at `at` ends: in a URL at the next parameter, else at a space outside quotes, as libpq
+// reads it.
 std::size_t end_of_value(std::string_view text, std::size_t at, bool url) {
     if (url) return std::min(text.find('&', at), text.size());
     const bool quoted = at < text.size() && text[at] == '\'';
     for (std::size_t i = at + quoted; i < text.size(); i++) {
-        if (text[i] == '\\') i++;
-        else if (quoted && text[i] == '\'') return i + 1;
-        else if (!quoted && std::isspace(static_cast<unsigned char>(text[i]))) return i;
+        if (text[i] == '\\')
+            i++;
+        else if (quoted && text[i] == '\'')
+            return i + 1;
+        else if (!quoted && std::isspace(static_cast<unsigned char>(text[i])))
+            return i;
     }
     return text.size();
 }
 
 std::string url_problem(const std::string& url) {
-    if (url.empty()) return "database_url is required. Suggestion: Set POOL_DATABASE_URL or DATABASE_URL, as in postgresql://user@host:5432/database\n";
+    if (url.empty())
+        return "database_url is required. Suggestion: Set POOL_DATABASE_URL or DATABASE_URL, as in "
+               "postgresql://user@host:5432/database\n";
     const std::string_view scheme = scheme_of(url);
     if (scheme.empty()) {
         if (url.find('=') != std::string::npos) return {};  // libpq's keyword form; libpq judges it
-        return "database_url must use postgresql:// or postgres:// or libpq's keyword=value form (got '" + mask_password(url) +
-               "'). Suggestion: write it as postgresql://user@host:5432/database\n";
+        return "database_url must use postgresql:// or postgres:// or libpq's keyword=value form (got '" +
+               mask_password(url) + "'). Suggestion: write it as postgresql://user@host:5432/database\n";
     }
     const std::string_view name = scheme.substr(0, scheme.find('+'));
     if (name == "postgresql" || name == "postgres") return {};
@@ -164,10 +180,17 @@ const std::vector<OptionInfo>& option_list() {
     static const std::vector<OptionInfo> list = [] {
         const Options defaults;
         return std::vector<OptionInfo>{
-#define X(type, name, default_value, minimum, maximum, meaning)                                                                             \
-    OptionInfo{#name,                    OptionType::type,        default_of(defaults.name),                                                \
-               double(minimum),          double(maximum),         is_open_minimum(#name),                                                   \
-               is_open_maximum(#name),   OptionType::type == OptionType::choice ? choices_of(#name) : "", meaning, &Options::name},
+#define X(type, name, default_value, minimum, maximum, meaning)                 \
+    OptionInfo{#name,                                                           \
+               OptionType::type,                                                \
+               default_of(defaults.name),                                       \
+               double(minimum),                                                 \
+               double(maximum),                                                 \
+               is_open_minimum(#name),                                          \
+               is_open_maximum(#name),                                          \
+               OptionType::type == OptionType::choice ? choices_of(#name) : "", \
+               meaning,                                                         \
+               &Options::name},
             PQPOOL_OPTIONS(X)
 #undef X
         };
@@ -178,13 +201,23 @@ const std::vector<OptionInfo>& option_list() {
 void Options::set(std::string_view name, std::string_view value) {
     const OptionInfo& info = info_of(name);
     switch (info.type) {
-        case OptionType::integer: this->*std::get<OptionInteger Options::*>(info.member) = parse_number<OptionInteger>(info, value, "a whole number"); break;
-        case OptionType::seconds: this->*std::get<OptionSeconds Options::*>(info.member) = parse_number<OptionSeconds>(info, value, "a number of seconds"); break;
-        case OptionType::boolean: this->*std::get<OptionBoolean Options::*>(info.member) = parse_boolean(info, value); break;
+        case OptionType::integer:
+            this->*std::get<OptionInteger Options::*>(info.member) =
+                parse_number<OptionInteger>(info, value, "a whole number");
+            break;
+        case OptionType::seconds:
+            this->*std::get<OptionSeconds Options::*>(info.member) =
+                parse_number<OptionSeconds>(info, value, "a number of seconds");
+            break;
+        case OptionType::boolean:
+            this->*std::get<OptionBoolean Options::*>(info.member) = parse_boolean(info, value);
+            break;
         case OptionType::choice:
             if (!is_choice(info.choices, value)) malformed(info, value, info.choices);
             [[fallthrough]];
-        case OptionType::text: this->*std::get<OptionText Options::*>(info.member) = value; break;
+        case OptionType::text:
+            this->*std::get<OptionText Options::*>(info.member) = value;
+            break;
     }
 }
 
@@ -201,16 +234,19 @@ void Options::set_from_environment() {
 std::string Options::problems() const {
     std::string all;
     for (const auto& info : option_list()) {
-        if (info.type == OptionType::integer) all += bound_problem(info, static_cast<double>(this->*std::get<OptionInteger Options::*>(info.member)));
-        if (info.type == OptionType::seconds) all += bound_problem(info, this->*std::get<OptionSeconds Options::*>(info.member));
+        if (info.type == OptionType::integer)
+            all += bound_problem(info, static_cast<double>(this->*std::get<OptionInteger Options::*>(info.member)));
+        if (info.type == OptionType::seconds)
+            all += bound_problem(info, this->*std::get<OptionSeconds Options::*>(info.member));
         if (info.type == OptionType::choice && !is_choice(info.choices, get(info.name)))
-            all += std::string(info.name) + " must be one of " + info.choices + " (got '" + get(info.name) + "'). Suggestion: Set " + variable_of(info.name) +
-                   " to " + info.default_text + "\n";
+            all += std::string(info.name) + " must be one of " + info.choices + " (got '" + get(info.name) +
+                   "'). Suggestion: Set " + variable_of(info.name) + " to " + info.default_text + "\n";
     }
     if (max_size < min_size) {
         const auto low = std::to_string(min_size), high = std::to_string(max_size);
-        all += "min_size (" + low + ") cannot be greater than max_size (" + high + "): max_size (" + high + ") must be >= min_size (" + low +
-               "). Suggestion: Increase POOL_MAX_SIZE to " + low + " or reduce POOL_MIN_SIZE to " + high + "\n";
+        all += "min_size (" + low + ") cannot be greater than max_size (" + high + "): max_size (" + high +
+               ") must be >= min_size (" + low + "). Suggestion: Increase POOL_MAX_SIZE to " + low +
+               " or reduce POOL_MIN_SIZE to " + high + "\n";
     }
     all += url_problem(database_url);
     if (!all.empty()) all.pop_back();  // the last line's end
@@ -229,7 +265,8 @@ std::string mask_password(std::string_view conninfo) {
         for (std::size_t i = start; i < end; i++) hidden[i] = true;
     };
 
-    // user:password@ in front of a host. The password may hold any character unescaped, @ and / included, hence up to the last @ of all.
+    // user:password@ in front of a host. The password may hold any character unescaped, @ and / included, hence up to
+    // the last @ of all.
     const auto scheme_end = conninfo.find("://");
     const auto colon = conninfo.find(':', scheme_end == std::string_view::npos ? 0 : scheme_end + 3);
     const auto at = conninfo.rfind('@');
@@ -244,8 +281,10 @@ std::string mask_password(std::string_view conninfo) {
 
     std::string masked;
     for (std::size_t i = 0; i < conninfo.size(); i++) {
-        if (!hidden[i]) masked += conninfo[i];
-        else if (i == 0 || !hidden[i - 1]) masked += "***";
+        if (!hidden[i])
+            masked += conninfo[i];
+        else if (i == 0 || !hidden[i - 1])
+            masked += "***";
     }
     return masked;
 }

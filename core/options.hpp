@@ -14,28 +14,33 @@ namespace pqpool {
 
 // X(type, name, default, minimum, maximum, meaning); `open` bounds (greater than, less than) are listed in options.cpp.
 // Seconds are doubles. A choice is text; its values stand in options.cpp.
-#define PQPOOL_OPTIONS(X)                                                                                                    \
-    X(text, database_url, "", 0, 0, "postgresql:// URL (any +driver suffix is dropped) or libpq keyword string; required")   \
-    X(integer, min_size, 2, 1, 10000, "connections kept open")                                                               \
-    X(integer, max_size, 10, 1, 10000, "connections at most; at least min_size")                                             \
-    X(integer, max_queries, 50000, 1000, 1e15, "statements before a connection is replaced")                                 \
-    X(seconds, max_idle_time, 60.0, 10.0, 1e9, "idle time before a connection above min_size is closed")                     \
-    X(seconds, timeout, 30.0, 0.0, 300.0, "wait for a connection, at most")                                                  \
-    X(seconds, command_timeout, 60.0, 0.0, 1e9, "one statement, at most; then it is cancelled")                              \
-    X(seconds, max_connection_lifetime, 3600.0, 60.0, 1e9, "age before a connection is replaced, less up to 5 % of jitter")  \
-    X(seconds, leak_detection_timeout, 30.0, 0.0, 1e9, "hold time before a leak warning; 0 = off")                           \
-    X(boolean, enable_leak_detection, true, 0, 1, "whether leases held too long are reported")                               \
-    X(seconds, connect_timeout, 10.0, 0.0, 1e6, "opening one connection, at most")                                           \
-    X(choice, validation, "always", 0, 0, "when a connection is checked: always (in the packet of the lease's first "        \
-      "statement), blocking (answer awaited inside acquire), idle (after validation_idle_time unused), never")               \
-    X(seconds, validation_idle_time, 30.0, 0.0, 1e9, "unused time after which validation=idle checks")                       \
-    X(choice, reset, "auto", 0, 0, "session state undone between leases: auto (what the lease changed), always, never")      \
-    X(integer, statement_cache_size, 100, 0, 10000, "prepared statements kept per connection; 0 = none, as PgBouncer in "    \
-      "transaction mode needs")                                                                                              \
-    X(integer, max_waiting, 0, 0, 1e9, "requests that may wait at once; 0 = no cap")                                         \
-    X(seconds, keepalive_interval, 0.0, 0.0, 1e9, "idle connections are checked this often; 0 = off")                        \
-    X(text, init_sql, "", 0, 0, "one statement run on each new connection")                                                  \
-    X(text, log_file, "", 0, 0, "file for JSON log lines, rotated at 100 MB, five kept; empty = none")                       \
+#define PQPOOL_OPTIONS(X)                                                                                      \
+    X(text, database_url, "", 0, 0,                                                                            \
+      "postgresql:// URL (any +driver suffix is dropped) or libpq keyword string; required")                   \
+    X(integer, min_size, 2, 1, 10000, "connections kept open")                                                 \
+    X(integer, max_size, 10, 1, 10000, "connections at most; at least min_size")                               \
+    X(integer, max_queries, 50000, 1000, 1e15, "statements before a connection is replaced")                   \
+    X(seconds, max_idle_time, 60.0, 10.0, 1e9, "idle time before a connection above min_size is closed")       \
+    X(seconds, timeout, 30.0, 0.0, 300.0, "wait for a connection, at most")                                    \
+    X(seconds, command_timeout, 60.0, 0.0, 1e9, "one statement, at most; then it is cancelled")                \
+    X(seconds, max_connection_lifetime, 3600.0, 60.0, 1e9,                                                     \
+      "age before a connection is replaced, less up to 5 % of jitter")                                         \
+    X(seconds, leak_detection_timeout, 30.0, 0.0, 1e9, "hold time before a leak warning; 0 = off")             \
+    X(boolean, enable_leak_detection, true, 0, 1, "whether leases held too long are reported")                 \
+    X(seconds, connect_timeout, 10.0, 0.0, 1e6, "opening one connection, at most")                             \
+    X(choice, validation, "always", 0, 0,                                                                      \
+      "when a connection is checked: always (in the packet of the lease's first "                              \
+      "statement), blocking (answer awaited inside acquire), idle (after validation_idle_time unused), never") \
+    X(seconds, validation_idle_time, 30.0, 0.0, 1e9, "unused time after which validation=idle checks")         \
+    X(choice, reset, "auto", 0, 0,                                                                             \
+      "session state undone between leases: auto (what the lease changed), always, never")                     \
+    X(integer, statement_cache_size, 100, 0, 10000,                                                            \
+      "prepared statements kept per connection; 0 = none, as PgBouncer in "                                    \
+      "transaction mode needs")                                                                                \
+    X(integer, max_waiting, 0, 0, 1e9, "requests that may wait at once; 0 = no cap")                           \
+    X(seconds, keepalive_interval, 0.0, 0.0, 1e9, "idle connections are checked this often; 0 = off")          \
+    X(text, init_sql, "", 0, 0, "one statement run on each new connection")                                    \
+    X(text, log_file, "", 0, 0, "file for JSON log lines, rotated at 100 MB, five kept; empty = none")         \
     X(choice, log_level, "info", 0, 0, "lines below it are not made: debug, info, warning, error")
 
 using OptionInteger = std::int64_t;
@@ -45,11 +50,11 @@ using OptionText = std::string;
 using OptionChoice = std::string;
 
 struct Options {
-#define PQPOOL_FIELD_integer OptionInteger
-#define PQPOOL_FIELD_seconds OptionSeconds
-#define PQPOOL_FIELD_boolean OptionBoolean
-#define PQPOOL_FIELD_text OptionText
-#define PQPOOL_FIELD_choice OptionChoice
+#define PQPOOL_FIELD_integer                                    OptionInteger
+#define PQPOOL_FIELD_seconds                                    OptionSeconds
+#define PQPOOL_FIELD_boolean                                    OptionBoolean
+#define PQPOOL_FIELD_text                                       OptionText
+#define PQPOOL_FIELD_choice                                     OptionChoice
 #define X(type, name, default_value, minimum, maximum, meaning) PQPOOL_FIELD_##type name = default_value;
     PQPOOL_OPTIONS(X)
 #undef X
@@ -77,7 +82,8 @@ struct OptionInfo {
     bool open_maximum;
     const char* choices;  // separated by '|', of a choice
     const char* meaning;
-    std::variant<OptionInteger Options::*, OptionSeconds Options::*, OptionBoolean Options::*, OptionText Options::*> member;
+    std::variant<OptionInteger Options::*, OptionSeconds Options::*, OptionBoolean Options::*, OptionText Options::*>
+        member;
 };
 
 const std::vector<OptionInfo>& option_list();

@@ -18,7 +18,9 @@ namespace pqpool {
 namespace {
 
 int checked(int fd, const char* what) {
-    if (fd < 0) throw Error(ErrorKind::internal, std::string(what) + " failed: " + std::strerror(errno) + ". Suggestion: raise the limit on open files (ulimit -n)");
+    if (fd < 0)
+        throw Error(ErrorKind::internal, std::string(what) + " failed: " + std::strerror(errno) +
+                                             ". Suggestion: raise the limit on open files (ulimit -n)");
     return fd;
 }
 
@@ -54,7 +56,8 @@ Poller::~Poller() {
 
 void Poller::watch(int fd, std::uint32_t what, std::uint64_t key) {
     epoll_event event{};
-    event.events = ((what & kRead) ? EPOLLIN : 0u) | ((what & kWrite) ? EPOLLOUT : 0u) | ((what & kHangUp) ? EPOLLRDHUP : 0u);
+    event.events =
+        ((what & kRead) ? EPOLLIN : 0u) | ((what & kWrite) ? EPOLLOUT : 0u) | ((what & kHangUp) ? EPOLLRDHUP : 0u);
     event.data.u64 = key;
     if (epoll_ctl(fd_, EPOLL_CTL_MOD, fd, &event) == 0) return;
     if (errno != ENOENT || epoll_ctl(fd_, EPOLL_CTL_ADD, fd, &event) != 0) checked(-1, "epoll_ctl");
@@ -91,14 +94,15 @@ void Poller::arm_timer(Nanos deadline, std::uint64_t key) {
 std::uint32_t wait_for_socket(int fd, std::uint32_t what, Nanos deadline) {
     pollfd p{};
     p.fd = fd;
-    p.events = static_cast<short>(((what & Poller::kRead) ? POLLIN | POLLRDHUP : 0) | ((what & Poller::kWrite) ? POLLOUT : 0));
+    p.events =
+        static_cast<short>(((what & Poller::kRead) ? POLLIN | POLLRDHUP : 0) | ((what & Poller::kWrite) ? POLLOUT : 0));
     for (;;) {
         const int count = poll(&p, 1, milliseconds_until(deadline));
         if (count < 0 && errno == EINTR) continue;
         if (count == 0) return 0;
         return ((p.revents & (POLLIN | POLLHUP)) ? Poller::kRead : 0) | ((p.revents & POLLOUT) ? Poller::kWrite : 0) |
-               ((p.revents & (POLLRDHUP | POLLHUP | POLLERR)) ? Poller::kHangUp : 0) | ((p.revents & POLLERR) ? Poller::kError : 0) |
-               (count < 0 ? Poller::kError : 0);
+               ((p.revents & (POLLRDHUP | POLLHUP | POLLERR)) ? Poller::kHangUp : 0) |
+               ((p.revents & POLLERR) ? Poller::kError : 0) | (count < 0 ? Poller::kError : 0);
     }
 }
 

@@ -1,4 +1,5 @@
-// Waiting for sockets, a timer and a wake-up from another thread. The only file that knows Linux; a kqueue twin can stand beside it.
+// Waiting for sockets, a timer and a wake-up from another thread. The only file that knows Linux; a kqueue twin can
+// stand beside it.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +10,7 @@ namespace pqpool {
 
 // A descriptor that any thread can make readable, until it is cleared.
 class Wakeup {
-public:
+  public:
     Wakeup();
     ~Wakeup();
     Wakeup(const Wakeup&) = delete;
@@ -18,12 +19,12 @@ public:
     void wake() const;
     void clear() const;
 
-private:
+  private:
     int fd_;
 };
 
 class Poller {
-public:
+  public:
     static constexpr std::uint32_t kRead = 1, kWrite = 2;
     static constexpr std::uint32_t kHangUp = 4;  // the peer will send no more; always told of an error too
     static constexpr std::uint32_t kError = 8;   // only ever reported
@@ -37,15 +38,15 @@ public:
     ~Poller();
     Poller(const Poller&) = delete;
 
-    int fd() const { return fd_; }  // readable while any event stands
+    int fd() const { return fd_; }                              // readable while any event stands
     void watch(int fd, std::uint32_t what, std::uint64_t key);  // new, or instead of what was watched on fd
-    void forget(int fd);            // a closed descriptor is forgotten by itself
+    void forget(int fd);                                        // a closed descriptor is forgotten by itself
     // Waits until an event, at most until the deadline (kNever = no limit, 0 = do not wait). The number of events.
     int wait(Event* events, int capacity, Nanos deadline);
     // Makes fd() readable, with this key, from the deadline on; kNever takes it back.
     void arm_timer(Nanos deadline, std::uint64_t key);
 
-private:
+  private:
     int fd_;
     int timer_fd_ = -1;
 };

@@ -11,7 +11,8 @@ namespace pqpool {
 namespace {
 
 const Options& checked(const Options& options) {
-    if (const std::string problems = options.problems(); !problems.empty()) throw Error(ErrorKind::configuration, problems);
+    if (const std::string problems = options.problems(); !problems.empty())
+        throw Error(ErrorKind::configuration, problems);
     return options;
 }
 
@@ -21,11 +22,13 @@ std::uint64_t random_seed() {
 }
 
 Keeper::Settings keeper_settings(const Options& o) {
-    return {{o.statement_cache_size, o.init_sql, o.reset == "always", o.reset == "never"}, from_seconds(o.connect_timeout)};
+    return {{o.statement_cache_size, o.init_sql, o.reset == "always", o.reset == "never"},
+            from_seconds(o.connect_timeout)};
 }
 
 const char* cure_of(std::string_view sqlstate) {
-    if (sqlstate.starts_with("28")) return "check the role and the password of database_url, and pg_hba.conf on the server";
+    if (sqlstate.starts_with("28"))
+        return "check the role and the password of database_url, and pg_hba.conf on the server";
     if (sqlstate == "3D000") return "create the database, or correct its name in database_url";
     if (sqlstate == "53300") return "raise max_connections on the server or lower max_size";
     return "check that PostgreSQL is running and accepts connections at that host and port";
@@ -93,7 +96,11 @@ void Pool::ask_shutdown(Nanos timeout, Waiting& waiting) {
     const Nanos now = monotonic_now();
     const bool first = machine_.accepts();
     shutdown_waiters_.push_back(&waiting);
-    if (first) add_log(LogLevel::info, "Connection pool shutting down", LogContext().add("leases_out", machine_.leased()).add("timeout_seconds", timeout < 0 ? -1.0 : to_seconds(timeout)));
+    if (first)
+        add_log(LogLevel::info, "Connection pool shutting down",
+                LogContext()
+                    .add("leases_out", machine_.leased())
+                    .add("timeout_seconds", timeout < 0 ? -1.0 : to_seconds(timeout)));
     machine_.shutdown(deadline_after(now, timeout));
     machine_.tick(now);  // a timeout of 0 is over already
 }
@@ -147,9 +154,11 @@ std::vector<Holder> Pool::holders_locked() const {
         const Lease& lease = leases_.at(i);
         const LeaseHandle handle = lease.handle.load(std::memory_order_relaxed);
         if (handle == 0) continue;
-        list.push_back({handle, to_seconds(now - lease.leased_at), lease.connection ? lease.connection->backend_pid() : 0, lease.tag, lease.last_statement.get()});
+        list.push_back({handle, to_seconds(now - lease.leased_at),
+                        lease.connection ? lease.connection->backend_pid() : 0, lease.tag, lease.last_statement.get()});
     }
-    std::sort(list.begin(), list.end(), [](const Holder& a, const Holder& b) { return a.held_seconds > b.held_seconds; });
+    std::sort(list.begin(), list.end(),
+              [](const Holder& a, const Holder& b) { return a.held_seconds > b.held_seconds; });
     return list;
 }
 
@@ -193,7 +202,8 @@ void Pool::on_opened(SlotId slot, std::unique_ptr<Connection> connection, Nanos 
     const int pid = connection->backend_pid();
     connection_of(slot) = std::move(connection);
     if (machine_.opened(slot, round_trip, monotonic_now()))
-        add_log(LogLevel::debug, "Connection opened", LogContext().add("connection_id", name_of_connection(slot)).add("backend_pid", std::int64_t{pid}));
+        add_log(LogLevel::debug, "Connection opened",
+                LogContext().add("connection_id", name_of_connection(slot)).add("backend_pid", std::int64_t{pid}));
     else
         keeper_.close(std::move(connection_of(slot)));  // nobody wants it any more
 }
@@ -204,14 +214,18 @@ void Pool::on_open_failed(SlotId slot, const Error& error) {
     const bool final = is_final_for_connect(error.sqlstate);
     last_error_ = mask_password(error.message);
     if (initializing)
-        init_error_.emplace(ErrorKind::initialization, "could not open the pool's connections to " + plan_.describe() + ": " + last_error_ + ". Suggestion: " + cure_of(error.sqlstate),
+        init_error_.emplace(ErrorKind::initialization,
+                            "could not open the pool's connections to " + plan_.describe() + ": " + last_error_ +
+                                ". Suggestion: " + cure_of(error.sqlstate),
                             error.sqlstate);
     machine_.open_failed(slot, final, monotonic_now());
 }
 
 void Pool::on_checked(SlotId slot, std::unique_ptr<Connection> connection, bool alive, Nanos round_trip) {
     Locked locked(*this);
-    if (!alive) add_log(LogLevel::warning, "Connection validation failed", LogContext().add("connection_id", name_of_connection(slot)).add("reason", connection->loss_message()));
+    if (!alive)
+        add_log(LogLevel::warning, "Connection validation failed",
+                LogContext().add("connection_id", name_of_connection(slot)).add("reason", connection->loss_message()));
     connection_of(slot) = std::move(connection);
     machine_.checked(slot, alive, round_trip, monotonic_now());
 }
@@ -266,9 +280,15 @@ void Pool::carry_out() {
 void Pool::carry_out(const Action& action) {
     using Kind = Action::Kind;
     switch (action.kind) {
-        case Kind::open: keeper_.open(action.slot); break;
-        case Kind::check: keeper_.check(action.slot, std::move(connection_of(action.slot))); break;
-        case Kind::clean: keeper_.clean(action.slot, std::move(connection_of(action.slot))); break;
+        case Kind::open:
+            keeper_.open(action.slot);
+            break;
+        case Kind::check:
+            keeper_.check(action.slot, std::move(connection_of(action.slot)));
+            break;
+        case Kind::clean:
+            keeper_.clean(action.slot, std::move(connection_of(action.slot)));
+            break;
         case Kind::close:
             if (auto& connection = connection_of(action.slot)) {
                 log_action(action);
@@ -277,10 +297,14 @@ void Pool::carry_out(const Action& action) {
                 keeper_.drop(action.slot);
             }
             break;
-        case Kind::grant: grant(action.slot, *static_cast<Waiting*>(action.context)); break;
+        case Kind::grant:
+            grant(action.slot, *static_cast<Waiting*>(action.context));
+            break;
         case Kind::fail: {
             auto& waiting = *static_cast<Waiting*>(action.context);
-            fail(waiting, action.error == ErrorKind::initialization && init_error_ ? *init_error_ : refusal(action.error, waiting.patience));
+            fail(waiting, action.error == ErrorKind::initialization && init_error_
+                              ? *init_error_
+                              : refusal(action.error, waiting.patience));
             break;
         }
         case Kind::abort:
@@ -309,7 +333,9 @@ void Pool::carry_out(const Action& action) {
             for (Waiting* waiting : std::exchange(opening_waiters_, {})) fail(*waiting, refusal(ErrorKind::closed, 0));
             keeper_.fence();
             break;
-        default: log_action(action); break;
+        default:
+            log_action(action);
+            break;
     }
 }
 
@@ -333,7 +359,12 @@ Lease& Pool::new_lease(SlotId slot, Waiting& waiting, Nanos now) {
     const LeaseHandle handle = lease.generation << kLeaseIndexBits | lease.index;
     lease.handle.store(handle, std::memory_order_release);
     if (log_.is_enabled(LogLevel::debug))
-        add_log(LogLevel::debug, "Connection acquired", LogContext().add("connection_id", name_of_connection(slot)).add("active", machine_.leased()).add("idle", machine_.idle()), handle);
+        add_log(LogLevel::debug, "Connection acquired",
+                LogContext()
+                    .add("connection_id", name_of_connection(slot))
+                    .add("active", machine_.leased())
+                    .add("idle", machine_.idle()),
+                handle);
     return lease;
 }
 
@@ -343,13 +374,16 @@ void Pool::put(SlotId slot, Lease& lease, Nanos now) {
     lease.slot = slot;
     lease.hung_up.store(false, std::memory_order_relaxed);
     lease_of_slot_[slot.index] = lease.index;
-    lease.needs_check = validation_ == Validation::idle ? now - lease.connection->last_used() > validation_idle_ : validation_ != Validation::never;
+    lease.needs_check = validation_ == Validation::idle ? now - lease.connection->last_used() > validation_idle_
+                                                        : validation_ != Validation::never;
 }
 
 void Pool::grant(SlotId slot, Waiting& waiting) {
     const Nanos now = monotonic_now();
-    if (waiting.what == Waiting::For::replacement) put(slot, *waiting.lease, now);
-    else waiting.lease = &new_lease(slot, waiting, now);
+    if (waiting.what == Waiting::For::replacement)
+        put(slot, *waiting.lease, now);
+    else
+        waiting.lease = &new_lease(slot, waiting, now);
     answer(waiting);
 }
 
@@ -359,8 +393,10 @@ void Pool::fail(Waiting& waiting, Error error) {
 }
 
 void Pool::answer(Waiting& waiting) {
-    if (waiting.queue) waiting.queue->deliver(waiting);
-    else waiting.post();
+    if (waiting.queue)
+        waiting.queue->deliver(waiting);
+    else
+        waiting.post();
 }
 
 void Pool::answer_all(std::vector<Waiting*>& list) {

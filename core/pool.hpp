@@ -1,7 +1,7 @@
 // The pool: the lock, the state machine, the keeper and the leases put together.
 //
-// Thread safety: every public function may be called from any thread, unless it says otherwise. One mutex guards the machine and the tables; no
-// I/O happens under it but waking somebody. Log lines are written after it is released.
+// Thread safety: every public function may be called from any thread, unless it says otherwise. One mutex guards the
+// machine and the tables; no I/O happens under it but waking somebody. Log lines are written after it is released.
 #pragma once
 
 #include <array>
@@ -45,7 +45,7 @@ struct HealthReport {
 };
 
 class Pool final : private KeeperClient {
-public:
+  public:
     // Throws Error(configuration) with every broken rule; opens nothing.
     explicit Pool(const Options& options);
     ~Pool() override;  // shuts down at once; leases still out are broken
@@ -55,8 +55,8 @@ public:
     Log& log() { return log_; }
 
     // ---- life ----
-    void start();       // begins to open min_size connections; does not block. Once.
-    void wait_opened();  // blocks; throws Error(initialization), and the pool is terminated then
+    void start();                  // begins to open min_size connections; does not block. Once.
+    void wait_opened();            // blocks; throws Error(initialization), and the pool is terminated then
     void shutdown(Nanos timeout);  // blocks at most for the timeout (negative: no limit) and a moment
     // For a queue: `waiting` is answered through it.
     void ask_opened(Waiting& waiting);
@@ -65,8 +65,10 @@ public:
     // ---- leases: blocking ----
     LeaseHandle acquire(const AcquireRequest& request);
     // timeout: kByOption, or negative for none. The result may hold the server's error; all else is thrown.
-    Result execute(LeaseHandle lease, std::string_view sql, const Parameter* parameters, std::size_t count, ResultFormat format, Nanos timeout);
-    Result run(const AcquireRequest& request, std::string_view sql, const Parameter* parameters, std::size_t count, ResultFormat format, Nanos timeout);
+    Result execute(LeaseHandle lease, std::string_view sql, const Parameter* parameters, std::size_t count,
+                   ResultFormat format, Nanos timeout);
+    Result run(const AcquireRequest& request, std::string_view sql, const Parameter* parameters, std::size_t count,
+               ResultFormat format, Nanos timeout);
     void release(LeaseHandle lease);  // also of asynchronous leases, from any thread; does not block
     void cancel(LeaseHandle lease);   // the statement under way ends with the server's error 57014; does not block
     pg_conn* raw_connection(LeaseHandle lease);
@@ -75,7 +77,7 @@ public:
     // True where `waiting` is answered at once; else its queue is told.
     bool ask(const AcquireRequest& request, Waiting& waiting);
     bool ask_replacement(Lease& lease, Waiting& waiting, Nanos deadline);
-    bool take_back(Waiting& waiting);  // false where it has been answered already
+    bool take_back(Waiting& waiting);             // false where it has been answered already
     Lease& find_lease(LeaseHandle handle) const;  // throws Error(released)
     void release_owned(Lease& lease);
     std::vector<Lease*> leases_of(const CompletionQueue& queue) const;
@@ -109,7 +111,7 @@ public:
     void abandon_after_fork();
     bool is_of_parent() const { return epoch_ != fork_epoch(); }
 
-private:
+  private:
     enum class Validation { always, blocking, idle, never };
     class Locked;
     class InUse;
@@ -158,7 +160,8 @@ private:
 
     mutable std::mutex mutex_;  // guards all down to keeper_
     PoolMachine machine_;
-    std::vector<std::unique_ptr<Connection>> connections_;  // by slot; those the pool holds: idle ones, and those on their way to the keeper
+    std::vector<std::unique_ptr<Connection>>
+        connections_;  // by slot; those the pool holds: idle ones, and those on their way to the keeper
     LeaseTable leases_;
     std::vector<std::uint32_t> free_leases_;
     std::vector<std::uint32_t> lease_of_slot_;
@@ -168,7 +171,7 @@ private:
     bool writes_log_ = false;         // a thread is at it
     std::string last_error_;
     std::optional<Error> init_error_;
-    bool opened_ = false;      // min_size connections stood once
+    bool opened_ = false;       // min_size connections stood once
     bool closed_down_ = false;  // terminated, and the keeper has closed all it had
     bool started_ = false;
     Nanos keeper_wakes_at_ = kNever;
@@ -176,10 +179,11 @@ private:
     Keeper keeper_;
 };
 
-// Holds the pool's lock. At its end: carries out what the machine decided, wakes the keeper where it must come earlier, and writes the log lines
-// after the lock is released; lines that come while another thread writes are that thread's, so that they keep their order.
+// Holds the pool's lock. At its end: carries out what the machine decided, wakes the keeper where it must come earlier,
+// and writes the log lines after the lock is released; lines that come while another thread writes are that thread's,
+// so that they keep their order.
 class Pool::Locked {
-public:
+  public:
     explicit Locked(Pool& pool) : pool_(pool) { pool.mutex_.lock(); }
     ~Locked() {
         if (!pool_.machine_.actions().empty()) pool_.carry_out();
@@ -192,7 +196,7 @@ public:
     }
     Locked(const Locked&) = delete;
 
-private:
+  private:
     void write_lines() {
         pool_.writes_log_ = true;
         for (std::vector<PendingLine> lines; !pool_.lines_.empty(); lines.clear()) {

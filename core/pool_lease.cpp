@@ -26,13 +26,13 @@ Operation& operation_of_thread() {
 
 // The lease is this thread's for the length of one blocking call.
 class Pool::InUse {
-public:
+  public:
     InUse(Pool& pool, LeaseHandle handle) : pool_(pool), lease_(pool.begin_use(handle)) {}
     ~InUse() { pool_.end_use(lease_); }
     InUse(const InUse&) = delete;
     Lease& lease() const { return lease_; }
 
-private:
+  private:
     Pool& pool_;
     Lease& lease_;
 };
@@ -41,25 +41,40 @@ Error Pool::refusal(ErrorKind kind, Nanos patience) const {
     Statistics s;
     machine_.fill_statistics(s, monotonic_now(), unix_us_at_zero_);
     char counts[160];
-    std::snprintf(counts, sizeof counts, "total %" PRId64 ", active %" PRId64 ", idle %" PRId64 ", waiting %" PRId64 ", max_size %" PRId64, s.total_connections,
-                  s.active_connections, s.idle_connections, s.waiting_requests, machine_.max_size());
+    std::snprintf(counts, sizeof counts,
+                  "total %" PRId64 ", active %" PRId64 ", idle %" PRId64 ", waiting %" PRId64 ", max_size %" PRId64,
+                  s.total_connections, s.active_connections, s.idle_connections, s.waiting_requests,
+                  machine_.max_size());
     switch (kind) {
         case ErrorKind::timeout: {
-            std::string message = "no connection became free within the timeout of " + seconds_text(patience) + " seconds (" + counts + ")";
-            if (s.live_connections == 0 && !last_error_.empty()) return {kind, message + ". The server is not reachable: " + last_error_ + ". Suggestion: check that PostgreSQL is running"};
+            std::string message = "no connection became free within the timeout of " + seconds_text(patience) +
+                                  " seconds (" + counts + ")";
+            if (s.live_connections == 0 && !last_error_.empty())
+                return {kind, message + ". The server is not reachable: " + last_error_ +
+                                  ". Suggestion: check that PostgreSQL is running"};
             const auto holders = holders_locked();
             for (std::size_t i = 0; i < holders.size() && i < 3; i++) {
                 message += i == 0 ? ". Held longest: " : "; ";
-                message += (holders[i].tag.empty() ? "lease " + std::to_string(holders[i].lease) : holders[i].tag) + " for " + seconds_text(from_seconds(holders[i].held_seconds)) + " s";
-                if (!holders[i].last_statement.empty()) message += " (last statement: " + holders[i].last_statement + ")";
+                message += (holders[i].tag.empty() ? "lease " + std::to_string(holders[i].lease) : holders[i].tag) +
+                           " for " + seconds_text(from_seconds(holders[i].held_seconds)) + " s";
+                if (!holders[i].last_statement.empty())
+                    message += " (last statement: " + holders[i].last_statement + ")";
             }
-            return {kind, message + ". Suggestion: Increase POOL_MAX_SIZE, shorten what is done on a connection, or look for leases that are not released"};
+            return {kind, message +
+                              ". Suggestion: Increase POOL_MAX_SIZE, shorten what is done on a connection, or look for "
+                              "leases that are not released"};
         }
         case ErrorKind::too_many_requests:
-            return {kind, std::string("the pool's queue is full: max_waiting requests are waiting already (") + counts + "). Suggestion: Increase POOL_MAX_WAITING or shed load earlier"};
-        case ErrorKind::closed: return {kind, std::string("the pool is ") + (machine_.state() == PoolState::terminated ? "closed" : "shutting down") + ". Suggestion: open a new pool"};
-        case ErrorKind::cancelled: return {kind, "the request was cancelled"};
-        default: return {kind, "the request could not be served"};
+            return {kind, std::string("the pool's queue is full: max_waiting requests are waiting already (") + counts +
+                              "). Suggestion: Increase POOL_MAX_WAITING or shed load earlier"};
+        case ErrorKind::closed:
+            return {kind, std::string("the pool is ") +
+                              (machine_.state() == PoolState::terminated ? "closed" : "shutting down") +
+                              ". Suggestion: open a new pool"};
+        case ErrorKind::cancelled:
+            return {kind, "the request was cancelled"};
+        default:
+            return {kind, "the request could not be served"};
     }
 }
 
@@ -68,17 +83,23 @@ bool Pool::ask(const AcquireRequest& request, Waiting& waiting) {
     waiting.patience = request.timeout == AcquireRequest::kByOption ? timeout_ : request.timeout;
     waiting.deadline = deadline_after(now, waiting.patience);
     waiting.tag = request.tag;
-    const Nanos leak_limit = request.leak_limit == AcquireRequest::kByOption ? leak_limit_ : request.leak_limit <= 0 ? kNever : request.leak_limit;
+    const Nanos leak_limit = request.leak_limit == AcquireRequest::kByOption ? leak_limit_
+                             : request.leak_limit <= 0                       ? kNever
+                                                                             : request.leak_limit;
     Locked locked(*this);
-    if (!started_) throw Error(ErrorKind::not_initialized, "the pool has not been opened. Suggestion: call initialize(config), or pqpool_open, first");
+    if (!started_)
+        throw Error(ErrorKind::not_initialized,
+                    "the pool has not been opened. Suggestion: call initialize(config), or pqpool_open, first");
     const AcquireAnswer answer = machine_.acquire(now, waiting.deadline, leak_limit, &waiting);
     switch (answer.kind) {
         case AcquireAnswer::Kind::granted:
             waiting.lease = &new_lease(answer.slot, waiting, now);
             machine_.record_wait(monotonic_now() - now);
             return true;
-        case AcquireAnswer::Kind::refused: throw refusal(answer.error, waiting.patience);
-        case AcquireAnswer::Kind::waiting: break;
+        case AcquireAnswer::Kind::refused:
+            throw refusal(answer.error, waiting.patience);
+        case AcquireAnswer::Kind::waiting:
+            break;
     }
     waiting.waiter = answer.waiter;
     return false;
@@ -94,7 +115,10 @@ bool Pool::ask_replacement(Lease& lease, Waiting& waiting, Nanos deadline) {
     if (lease.aborted.load()) throw refusal(ErrorKind::closed, 0);
     if (lease.connection) {
         add_log(LogLevel::warning, "Connection validation failed; replacing it",
-                LogContext().add("connection_id", name_of_connection(lease.slot)).add("reason", lease.connection->loss_message()), lease.handle.load());
+                LogContext()
+                    .add("connection_id", name_of_connection(lease.slot))
+                    .add("reason", lease.connection->loss_message()),
+                lease.handle.load());
         keeper_.close(std::move(lease.connection));
         lease_of_slot_[lease.slot.index] = UINT32_MAX;
     }
@@ -130,19 +154,28 @@ LeaseHandle Pool::acquire(const AcquireRequest& request) {
 }
 
 Lease& Pool::find_lease(LeaseHandle handle) const {
-    if (handle != 0 && handle >> kLeaseEpochShift != (epoch_ & 0xff)) throw Error(ErrorKind::forked, "the lease belongs to the parent process. Suggestion: acquire one in this process");
+    if (handle != 0 && handle >> kLeaseEpochShift != (epoch_ & 0xff))
+        throw Error(ErrorKind::forked,
+                    "the lease belongs to the parent process. Suggestion: acquire one in this process");
     Lease* lease = leases_.find(handle);
     if (!lease || lease->handle.load(std::memory_order_acquire) != handle)
-        throw Error(ErrorKind::released, "the lease was released already. Suggestion: acquire a new one; a connection may not be kept beyond its release");
+        throw Error(ErrorKind::released,
+                    "the lease was released already. Suggestion: acquire a new one; a connection may not be kept "
+                    "beyond its release");
     return *lease;
 }
 
 Lease& Pool::begin_use(LeaseHandle handle) {
     Lease& lease = find_lease(handle);
-    if (lease.queue) throw Error(ErrorKind::invalid_argument, "the lease was acquired through a completion queue. Suggestion: use pqpool_execute_async on that queue");
+    if (lease.queue)
+        throw Error(
+            ErrorKind::invalid_argument,
+            "the lease was acquired through a completion queue. Suggestion: use pqpool_execute_async on that queue");
     auto use = Lease::Use::none;
     if (!lease.use.compare_exchange_strong(use, Lease::Use::call, std::memory_order_acquire))
-        throw Error(ErrorKind::busy, "another statement is under way on this lease. Suggestion: await it, or acquire one lease for each concurrent statement");
+        throw Error(ErrorKind::busy,
+                    "another statement is under way on this lease. Suggestion: await it, or acquire one lease for each "
+                    "concurrent statement");
     if (lease.handle.load(std::memory_order_relaxed) == handle) return lease;
     lease.use.store(Lease::Use::none, std::memory_order_release);
     return find_lease(handle);  // throws: released just now
@@ -151,9 +184,11 @@ Lease& Pool::begin_use(LeaseHandle handle) {
 void Pool::end_use(Lease& lease) {
     auto use = Lease::Use::call;
     if (lease.use.compare_exchange_strong(use, Lease::Use::none, std::memory_order_release)) return;
-    // Another thread asked for a cancel, and has to be done with that. Its request must be sent before this connection takes another statement.
+    // Another thread asked for a cancel, and has to be done with that. Where its request is being sent, the connection
+    // takes no other statement before.
     Locked locked(*this);
-    if (lease.foreign_cancel && lease.connection) lease.connection->adopt_cancel(std::move(lease.foreign_cancel));
+    if (lease.foreign_cancel && !lease.foreign_cancel->call_off() && lease.connection)
+        lease.connection->adopt_cancel(std::move(lease.foreign_cancel));
     lease.foreign_cancel.reset();
     lease.use.store(Lease::Use::none, std::memory_order_release);
 }
@@ -162,19 +197,22 @@ Nanos Pool::statement_deadline(Nanos timeout) const {
     return deadline_after(monotonic_now(), timeout == AcquireRequest::kByOption ? command_timeout_ : timeout);
 }
 
-Result Pool::execute(LeaseHandle handle, std::string_view sql, const Parameter* parameters, std::size_t count, ResultFormat format, Nanos timeout) {
+Result Pool::execute(LeaseHandle handle, std::string_view sql, const Parameter* parameters, std::size_t count,
+                     ResultFormat format, Nanos timeout) {
     const InUse in_use(*this, handle);
     Lease& lease = in_use.lease();
     Operation& operation = operation_of_thread();
     operation.statement().assign(sql, parameters, count, format);
     operation.begin(lease, true, statement_deadline(timeout));
     Result result = drive(operation);
-    if (lease.connection && lease.connection->is_lost()) note_lost(lease, result.error() && result.error()->kind == ErrorKind::validation);
+    if (lease.connection && lease.connection->is_lost())
+        note_lost(lease, result.error() && result.error()->kind == ErrorKind::validation);
     if (result.error() && result.error()->kind != ErrorKind::query) throw *result.error();
     return result;
 }
 
-Result Pool::run(const AcquireRequest& request, std::string_view sql, const Parameter* parameters, std::size_t count, ResultFormat format, Nanos timeout) {
+Result Pool::run(const AcquireRequest& request, std::string_view sql, const Parameter* parameters, std::size_t count,
+                 ResultFormat format, Nanos timeout) {
     const LeaseHandle lease = acquire(request);
     try {
         Result result = execute(lease, sql, parameters, count, format, timeout);
@@ -194,7 +232,7 @@ Result Pool::drive(Operation& operation) {
         try {
             if (!wait_for(operation, need, seen)) {
                 Connection& connection = *operation.lease().connection;
-                if (!connection.cancel_request()) keeper_.send_cancel(connection.make_cancel());
+                if (!connection.has_cancel()) keeper_.send_cancel(connection.make_cancel());
                 operation.fail(statement_timeout());
             }
         } catch (const Error& e) {
@@ -216,7 +254,7 @@ bool Pool::wait_for(Operation& operation, Need need, std::uint32_t& seen) {
         return true;
     }
     Connection& connection = *lease.connection;
-    if (need == Need::settle && !connection.is_busy()) return connection.cancel_request()->wait_until_sent(operation.deadline());
+    if (need == Need::settle && !connection.is_busy()) return connection.wait_until_settled(operation.deadline());
     const std::uint32_t what = Poller::kRead | (need == Need::write ? Poller::kWrite : 0);
     seen = wait_for_socket(connection.fd(), what, operation.deadline());
     return seen != 0;
@@ -228,7 +266,9 @@ Error Pool::acquire_timeout(Nanos patience) const {
 }
 
 Error Pool::statement_timeout() {
-    return {ErrorKind::statement_timeout, "the statement took longer than its timeout and is being cancelled. Suggestion: raise command_timeout or this call's timeout, or make the statement faster"};
+    return {ErrorKind::statement_timeout,
+            "the statement took longer than its timeout and is being cancelled. Suggestion: raise command_timeout or "
+            "this call's timeout, or make the statement faster"};
 }
 
 void Pool::cancel(LeaseHandle handle) {
@@ -237,8 +277,7 @@ void Pool::cancel(LeaseHandle handle) {
     if (lease.handle.load() != handle || !lease.connection) return;
     auto use = Lease::Use::call;
     if (!lease.use.compare_exchange_strong(use, Lease::Use::cancel_asked) && use != Lease::Use::cancel_asked) return;
-    // One that was sent before the statement reached the server hit nothing, so another may follow it.
-    if (lease.foreign_cancel && !lease.foreign_cancel->is_sent()) return;
+    if (lease.foreign_cancel) return;  // under way, and repeated until it hits
     lease.foreign_cancel = std::make_shared<CancelRequest>(lease.connection->cancel_handle());
     keeper_.send_cancel(lease.foreign_cancel);
 }
@@ -247,8 +286,11 @@ void Pool::note_lost(const Lease& lease, bool in_validation) {
     Locked locked(*this);
     last_error_ = lease.connection->loss_message();
     if (in_validation)
-        add_log(LogLevel::warning, "Connection validation failed; whether the statement behind it was executed is unknown, so it is not sent again",
-                LogContext().add("connection_id", name_of_connection(lease.slot)).add("reason", last_error_), lease.handle.load());
+        add_log(LogLevel::warning,
+                "Connection validation failed; whether the statement behind it was executed is unknown, so it is not "
+                "sent again",
+                LogContext().add("connection_id", name_of_connection(lease.slot)).add("reason", last_error_),
+                lease.handle.load());
     machine_.lost(lease.slot, monotonic_now());
 }
 
@@ -272,7 +314,9 @@ void Pool::release(LeaseHandle handle) {
     }
     auto use = Lease::Use::none;
     if (!lease.use.compare_exchange_strong(use, Lease::Use::release, std::memory_order_acquire))
-        throw Error(ErrorKind::busy, "a statement is under way on this lease in another thread. Suggestion: wait for it, or call pqpool_cancel, before releasing");
+        throw Error(ErrorKind::busy,
+                    "a statement is under way on this lease in another thread. Suggestion: wait for it, or call "
+                    "pqpool_cancel, before releasing");
     if (!lease.handle.compare_exchange_strong(expected, 0)) {
         lease.use.store(Lease::Use::none, std::memory_order_release);
         find_lease(handle);  // throws
@@ -284,7 +328,8 @@ void Pool::release(LeaseHandle handle) {
 void Pool::release_owned(Lease& lease) {
     ReturnedConnection condition;
     if (Connection* connection = lease.connection.get()) {
-        condition.broken = connection->is_lost() || lease.hung_up.load(std::memory_order_relaxed) || !connection->end_raw();
+        condition.broken =
+            connection->is_lost() || lease.hung_up.load(std::memory_order_relaxed) || !connection->end_raw();
         condition.dirty = !condition.broken && connection->needs_cleaning();
         condition.condemned = connection->is_condemned();
         condition.queries = connection->queries();
@@ -297,7 +342,11 @@ void Pool::release_owned(Lease& lease) {
     lease.handle.store(0, std::memory_order_release);
     lease.operation = nullptr;
     if (log_.is_enabled(LogLevel::debug))
-        add_log(LogLevel::debug, "Connection released", LogContext().add("connection_id", name_of_connection(lease.slot)).add("held_duration_seconds", to_seconds(std::max<Nanos>(now - lease.leased_at, 0))), handle);
+        add_log(LogLevel::debug, "Connection released",
+                LogContext()
+                    .add("connection_id", name_of_connection(lease.slot))
+                    .add("held_duration_seconds", to_seconds(std::max<Nanos>(now - lease.leased_at, 0))),
+                handle);
     if (!lease.connection) {
         machine_.released_without_connection();
     } else if (lease.aborted.load()) {
@@ -341,41 +390,65 @@ void Pool::add_log(LogLevel level, std::string message, LogContext context, Leas
 
 void Pool::log_action(const Action& action) {
     using Kind = Action::Kind;
-    const std::string available = std::to_string(machine_.live()) + "/" + std::to_string(machine_.max_size()) + " connections available";
+    const std::string available =
+        std::to_string(machine_.live()) + "/" + std::to_string(machine_.max_size()) + " connections available";
     LogContext context;
     if (action.slot.valid()) context.add("connection_id", name_of_connection(action.slot));
     LeaseHandle subject = 0;
-    if (action.slot.valid() && action.slot.index < lease_of_slot_.size() && lease_of_slot_[action.slot.index] != UINT32_MAX)
+    if (action.slot.valid() && action.slot.index < lease_of_slot_.size() &&
+        lease_of_slot_[action.slot.index] != UINT32_MAX)
         subject = leases_.at(lease_of_slot_[action.slot.index]).handle.load(std::memory_order_relaxed);
     switch (action.kind) {
         case Kind::initialized:
-            add_log(LogLevel::info, "Connection pool initialized: " + available, context.add("min_size", options_.min_size).add("max_size", machine_.max_size()));
+            add_log(LogLevel::info, "Connection pool initialized: " + available,
+                    context.add("min_size", options_.min_size).add("max_size", machine_.max_size()));
             break;
-        case Kind::init_failed: add_log(LogLevel::error, "Connection pool initialization failed: " + init_error_->message, context); break;
-        case Kind::log_recovered: add_log(LogLevel::info, "Connection pool recovered: " + available, context); break;
+        case Kind::init_failed:
+            add_log(LogLevel::error, "Connection pool initialization failed: " + init_error_->message, context);
+            break;
+        case Kind::log_recovered:
+            add_log(LogLevel::info, "Connection pool recovered: " + available, context);
+            break;
         case Kind::log_unhealthy:
-            add_log(LogLevel::error, "Connection pool unhealthy: " + available + "; reconnecting. Check that PostgreSQL is running", context.add("last_error", last_error_));
+            add_log(LogLevel::error,
+                    "Connection pool unhealthy: " + available + "; reconnecting. Check that PostgreSQL is running",
+                    context.add("last_error", last_error_));
             break;
         case Kind::log_retry:
-            add_log(LogLevel::warning, "Reconnection attempt " + std::to_string(action.count) + " failed; the next follows in " + seconds_text(action.duration) + " s",
-                    context.add("attempt", action.count).add("next_attempt_seconds", to_seconds(action.duration)).add("error", last_error_));
+            add_log(LogLevel::warning,
+                    "Reconnection attempt " + std::to_string(action.count) + " failed; the next follows in " +
+                        seconds_text(action.duration) + " s",
+                    context.add("attempt", action.count)
+                        .add("next_attempt_seconds", to_seconds(action.duration))
+                        .add("error", last_error_));
             break;
-        case Kind::log_lost: add_log(LogLevel::warning, "Connection lost", context.add("reason", last_error_), subject); break;
+        case Kind::log_lost:
+            add_log(LogLevel::warning, "Connection lost", context.add("reason", last_error_), subject);
+            break;
         case Kind::log_leak:
             if (subject) {
                 const Lease& lease = *leases_.find(subject);
-                context.add("lease", static_cast<std::int64_t>(subject)).add("tag", lease.tag).add("last_statement", lease.last_statement.get());
+                context.add("lease", static_cast<std::int64_t>(subject))
+                    .add("tag", lease.tag)
+                    .add("last_statement", lease.last_statement.get());
             }
-            add_log(LogLevel::warning, "Potential connection leak detected: " + name_of_connection(action.slot), context.add("held_duration_seconds", to_seconds(action.duration)), subject);
+            add_log(LogLevel::warning, "Potential connection leak detected: " + name_of_connection(action.slot),
+                    context.add("held_duration_seconds", to_seconds(action.duration)), subject);
             break;
         case Kind::abort:
-            add_log(LogLevel::warning, "Connection closed by force: its lease was not released within the shutdown's timeout", context.add("held_duration_seconds", to_seconds(action.duration)), subject);
+            add_log(LogLevel::warning,
+                    "Connection closed by force: its lease was not released within the shutdown's timeout",
+                    context.add("held_duration_seconds", to_seconds(action.duration)), subject);
             break;
         case Kind::close:
             add_log(action.reason == CloseReason::shutdown ? LogLevel::debug : LogLevel::info,
-                    action.reason == CloseReason::shutdown ? "Connection closed" : std::string("Connection recycled: ") + text_of(action.reason), context.add("reason", text_of(action.reason)));
+                    action.reason == CloseReason::shutdown
+                        ? "Connection closed"
+                        : std::string("Connection recycled: ") + text_of(action.reason),
+                    context.add("reason", text_of(action.reason)));
             break;
-        default: break;
+        default:
+            break;
     }
 }
 

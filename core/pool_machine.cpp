@@ -7,8 +7,9 @@ namespace pqpool {
 
 const char* text_of(CloseReason reason) {
     switch (reason) {
-#define X(name, text) \
-    case CloseReason::name: return text;
+#define X(name, text)       \
+    case CloseReason::name: \
+        return text;
         PQPOOL_CLOSE_REASONS(X)
 #undef X
     }
@@ -30,7 +31,8 @@ PoolMachine::Config PoolMachine::config_of(const Options& o, std::uint64_t seed)
     };
 }
 
-PoolMachine::PoolMachine(const Config& config, Nanos now) : config_(config), created_at_(now), random_(config.seed | 1) {}
+PoolMachine::PoolMachine(const Config& config, Nanos now)
+    : config_(config), created_at_(now), random_(config.seed | 1) {}
 
 const PoolMachine::Slot* PoolMachine::find(SlotId id) const {
     if (id.index >= slots_.size()) return nullptr;
@@ -57,7 +59,8 @@ AcquireAnswer PoolMachine::acquire(Nanos now, Nanos deadline, Nanos leak_limit, 
         rejected_++;
         return {.kind = Kind::refused, .error = ErrorKind::too_many_requests};
     }
-    const WaiterId waiter = waiters_.push_back({.context = context, .asked_at = now, .deadline = deadline, .leak_limit = leak_limit});
+    const WaiterId waiter =
+        waiters_.push_back({.context = context, .asked_at = now, .deadline = deadline, .leak_limit = leak_limit});
     settle(now);
     return {.kind = Kind::waiting, .waiter = waiter};
 }
@@ -106,8 +109,10 @@ void PoolMachine::lease(std::uint32_t index, Nanos leased_at, Nanos leak_limit, 
     slot.leased_at = leased_at;
     slot.leak_at = deadline_after(leased_at, leak_limit);
     slot.leak_reported = leak_reported;
-    if (leak_reported) leaks_out_++;
-    else leak_scan_at_ = std::min(leak_scan_at_, slot.leak_at);
+    if (leak_reported)
+        leaks_out_++;
+    else
+        leak_scan_at_ = std::min(leak_scan_at_, slot.leak_at);
     peak_leased_ = std::max(peak_leased_, ++leased_);
     acquisitions_++;
 }
@@ -120,9 +125,11 @@ void PoolMachine::record_wait(Nanos wait) {
 
 void PoolMachine::record_wait_of_waiter(Nanos asked_at, Nanos now) {
     record_wait(now - asked_at);
-    // Waiting for the server's return says nothing about the pool's size: only waits that began after the last recovery count as slow.
+    // Waiting for the server's return says nothing about the pool's size: only waits that began after the last recovery
+    // count as slow.
     const bool running = state_ == PoolState::healthy || state_ == PoolState::degraded;
-    if (now - asked_at > kSlowAcquisition && running && (last_recovery_ == kNoTime || asked_at > last_recovery_)) last_slow_ = now;
+    if (now - asked_at > kSlowAcquisition && running && (last_recovery_ == kNoTime || asked_at > last_recovery_))
+        last_slow_ = now;
 }
 
 // The most recently used connection that has not expired, off the shelf; kNone where there is none.
@@ -148,7 +155,8 @@ void PoolMachine::shelve(std::uint32_t index, Nanos now) {
     idle_++;
     maintenance_at_ = std::min(maintenance_at_, slot.waning ? slot.retire_at : slot.retire_at - kWaningTime);
     if (idle_ + leased_ > config_.min_size) maintenance_at_ = std::min(maintenance_at_, now + config_.max_idle_time);
-    if (config_.keepalive != kNever) maintenance_at_ = std::min(maintenance_at_, std::max(now, slot.checked_at) + config_.keepalive);
+    if (config_.keepalive != kNever)
+        maintenance_at_ = std::min(maintenance_at_, std::max(now, slot.checked_at) + config_.keepalive);
 }
 
 // Takes the slot off the shelf; its state is the caller's to set at once.
@@ -161,7 +169,8 @@ void PoolMachine::unshelve(std::uint32_t index) {
     idle_--;
 }
 
-// Where a connection goes that was in the pool's own hands: to the shelf, unless its time or its place was lost meanwhile.
+// Where a connection goes that was in the pool's own hands: to the shelf, unless its time or its place was lost
+// meanwhile.
 void PoolMachine::put_back(std::uint32_t index, Nanos now) {
     CloseReason reason = expired(slots_[index], now);
     if (reason == CloseReason::none && room() <= 0) reason = CloseReason::surplus;
@@ -232,9 +241,7 @@ void PoolMachine::released(SlotId id, const ReturnedConnection& condition, Nanos
     if (!waiters_.empty() || waning_ > 0) settle(now);
 }
 
-void PoolMachine::released_without_connection() {
-    releases_++;
-}
+void PoolMachine::released_without_connection() { releases_++; }
 
 void PoolMachine::cleaned(SlotId id, bool usable, Nanos now) {
     Slot* slot = find(id);
@@ -270,8 +277,8 @@ void PoolMachine::fail_all_waiters(ErrorKind error) {
     }
 }
 
-// One report a lease. The scan is due at the earliest limit of any lease that was out since the last one, so under steady load it runs about
-// once per limit, whatever the number of leases in between.
+// One report a lease. The scan is due at the earliest limit of any lease that was out since the last one, so under
+// steady load it runs about once per limit, whatever the number of leases in between.
 void PoolMachine::report_leaks(Nanos now) {
     leak_scan_at_ = kNever;
     if (leased_ == 0) return;

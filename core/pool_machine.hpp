@@ -27,16 +27,16 @@ struct SlotId {
 };
 
 // Why a connection was closed, and what else is worth a line in the log. X(enumerator, what the log says)
-#define PQPOOL_CLOSE_REASONS(X)                                  \
-    X(none, "")                                                  \
-    X(lost, "lost")                                              \
-    X(max_queries, "max_queries reached")                        \
-    X(max_lifetime, "max_connection_lifetime reached")           \
-    X(max_idle_time, "max_idle_time reached")                    \
-    X(not_cleaned, "could not be cancelled or reset in time")    \
-    X(condemned, "its server is shutting down or read-only")     \
-    X(drained, "drained")                                        \
-    X(surplus, "more than max_size")                             \
+#define PQPOOL_CLOSE_REASONS(X)                               \
+    X(none, "")                                               \
+    X(lost, "lost")                                           \
+    X(max_queries, "max_queries reached")                     \
+    X(max_lifetime, "max_connection_lifetime reached")        \
+    X(max_idle_time, "max_idle_time reached")                 \
+    X(not_cleaned, "could not be cancelled or reset in time") \
+    X(condemned, "its server is shutting down or read-only")  \
+    X(drained, "drained")                                     \
+    X(surplus, "more than max_size")                          \
     X(shutdown, "shutdown")
 
 enum class CloseReason : std::int32_t {
@@ -48,21 +48,21 @@ const char* text_of(CloseReason reason);
 
 struct Action {
     enum class Kind {
-        open,          // open a connection for this slot
-        close,         // close the slot's connection (or stop opening it); the slot is gone
-        check,         // the pool's own check of an idle connection
-        clean,         // cancel, drain and reset after a lease
-        grant,         // give the slot to the waiter behind `context`
-        fail,          // end the waiter behind `context` with `error`
-        abort,         // shutdown's patience is over: break the connection under its lease; the slot is gone
-        log_leak,      // held for `duration`
-        log_lost,      // a live connection was found dead
-        log_retry,     // attempt `count` failed; the next one is due after `duration`
+        open,       // open a connection for this slot
+        close,      // close the slot's connection (or stop opening it); the slot is gone
+        check,      // the pool's own check of an idle connection
+        clean,      // cancel, drain and reset after a lease
+        grant,      // give the slot to the waiter behind `context`
+        fail,       // end the waiter behind `context` with `error`
+        abort,      // shutdown's patience is over: break the connection under its lease; the slot is gone
+        log_leak,   // held for `duration`
+        log_lost,   // a live connection was found dead
+        log_retry,  // attempt `count` failed; the next one is due after `duration`
         log_recovered,
         log_unhealthy,
-        initialized,   // min_size connections stand for the first time
-        init_failed,   // they could not be had; every slot has been closed
-        terminated,    // after a shutdown; every slot has been closed or aborted
+        initialized,  // min_size connections stand for the first time
+        init_failed,  // they could not be had; every slot has been closed
+        terminated,   // after a shutdown; every slot has been closed or aborted
     };
     Kind kind;
     SlotId slot{};
@@ -75,9 +75,9 @@ struct Action {
 
 // In what condition a lease gives its connection back.
 struct ReturnedConnection {
-    bool broken = false;     // the connection is dead
-    bool dirty = false;      // a statement is under way, a transaction is open, or something others can feel is left
-    bool condemned = false;  // an error of the lease says that the server will not serve on
+    bool broken = false;       // the connection is dead
+    bool dirty = false;        // a statement is under way, a transaction is open, or something others can feel is left
+    bool condemned = false;    // an error of the lease says that the server will not serve on
     std::int64_t queries = 0;  // statements run on the connection in its life
 };
 
@@ -90,11 +90,11 @@ struct AcquireAnswer {
 };
 
 class PoolMachine {
-public:
+  public:
     struct Config {
         std::int64_t min_size, max_size, max_queries, max_waiting;
         Nanos max_idle_time, max_lifetime, leak_limit, keepalive;  // leak_limit and keepalive: kNever = off
-        std::uint64_t seed;  // of the jitter
+        std::uint64_t seed;                                        // of the jitter
     };
     static Config config_of(const Options& options, std::uint64_t seed);
 
@@ -106,7 +106,8 @@ public:
     AcquireAnswer acquire(Nanos now, Nanos deadline, Nanos leak_limit, void* context);
     // What the caller measured between asking and a grant at once.
     void record_wait(Nanos wait);
-    // The lease's connection proved dead before its first statement ran: another one, ahead of all who wait. The lease stays out.
+    // The lease's connection proved dead before its first statement ran: another one, ahead of all who wait. The lease
+    // stays out.
     AcquireAnswer replace(SlotId dead, Nanos now, Nanos deadline, void* context);
     // False where the waiter has been granted or failed already.
     bool cancel(WaiterId waiter);
@@ -142,27 +143,27 @@ public:
     std::int64_t live() const;
     bool is_leased(SlotId id) const { return find(id) && find(id)->state == SlotState::leased; }
 
-private:
+  private:
     // held: in between, for the length of one event; counted nowhere.
     enum class SlotState : std::uint8_t { free, opening, idle, leased, cleaning, checking, held };
     static constexpr std::uint32_t kNone = UINT32_MAX;
 
-    // A connection given back with a statement under way is usually drained within a millisecond, so for this long it keeps its place and the
-    // pool does not replace it; after that its place is free, whatever the server does.
+    // A connection given back with a statement under way is usually drained within a millisecond, so for this long it
+    // keeps its place and the pool does not replace it; after that its place is free, whatever the server does.
     static constexpr Nanos kCleaningGrace = 100 * kMillisecond;
     static constexpr Nanos kWaningTime = 5 * kSecond;  // a successor is opened this long before the lifetime ends
 
     struct Slot {
         SlotState state = SlotState::free;
-        bool lost = false;           // leased, and known to be dead
+        bool lost = false;  // leased, and known to be dead
         bool leak_reported = false;
         CloseReason condemned = CloseReason::none;  // not to be handed out again, and why
-        bool over_grace = false;     // cleaning, and no longer counted against max_size
-        bool waning = false;         // about to expire: does not count towards min_size, so that its successor is opened first
+        bool over_grace = false;                    // cleaning, and no longer counted against max_size
+        bool waning = false;  // about to expire: does not count towards min_size, so that its successor is opened first
         std::uint32_t generation = 0;
         std::uint32_t newer = kNone, older = kNone;  // the shelf of idle connections, most recently used first
         std::int64_t queries = 0;
-        Nanos started_at = 0;        // opening began
+        Nanos started_at = 0;  // opening began
         Nanos retire_at = kNever;
         Nanos idle_since = 0;
         Nanos checked_at = 0;
@@ -217,7 +218,8 @@ private:
     std::vector<Slot> slots_;
     std::vector<std::uint32_t> free_;
     std::uint32_t newest_idle_ = kNone, oldest_idle_ = kNone;
-    std::int64_t idle_ = 0, leased_ = 0, lost_leased_ = 0, opening_ = 0, cleaning_ = 0, over_grace_ = 0, checking_ = 0, waning_ = 0;
+    std::int64_t idle_ = 0, leased_ = 0, lost_leased_ = 0, opening_ = 0, cleaning_ = 0, over_grace_ = 0, checking_ = 0,
+                 waning_ = 0;
     WaiterQueue waiters_;
     std::int64_t growth_at_once_ = 1;
 
@@ -235,7 +237,8 @@ private:
     std::int64_t acquisitions_ = 0, releases_ = 0, timeouts_ = 0, rejected_ = 0;
     std::int64_t opened_ = 0, closed_ = 0, lost_ = 0, open_failures_ = 0, leaks_out_ = 0, peak_leased_ = 0;
     Nanos peak_wait_ = 0, last_round_trip_ = -kMillisecond;
-    Nanos last_error_ = kNoTime, last_recovery_ = kNoTime, last_slow_ = kNoTime, last_leak_ = kNoTime, last_health_check_ = kNoTime;
+    Nanos last_error_ = kNoTime, last_recovery_ = kNoTime, last_slow_ = kNoTime, last_leak_ = kNoTime,
+          last_health_check_ = kNoTime;
     RecentMean recent_waits_;
     LatencyHistogram waits_;
 

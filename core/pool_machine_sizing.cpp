@@ -10,14 +10,14 @@ namespace {
 
 // Opened at once to reach min_size. Bounds what a large pool does to a server that has just come back.
 constexpr std::int64_t kFillAtOnce = 32;
-// Opened at once because requests wait, at most. A burst of short leases is served by returns long before a slow connect ends, so a pool that opened
-// one connection for each waiter would end at max_size after every burst. It begins with one, and with one more each time that a connection stands
-// and others still wait.
+// Opened at once because requests wait, at most. A burst of short leases is served by returns long before a slow
+// connect ends, so a pool that opened one connection for each waiter would end at max_size after every burst. It begins
+// with one, and with one more each time that a connection stands and others still wait.
 constexpr std::int64_t kGrowthAtOnce = 3;
 
 constexpr Nanos kLongestBackoff = 16 * kSecond;
 constexpr Nanos kDemandedRetry = 250 * kMillisecond;  // while somebody waits
-constexpr Nanos kWatchedRetry = kSecond;              // while somebody asks for the health of a pool that has no connection
+constexpr Nanos kWatchedRetry = kSecond;  // while somebody asks for the health of a pool that has no connection
 constexpr int kInitializationAttempts = 3;
 constexpr Nanos kInitializationPause = 200 * kMillisecond;
 
@@ -42,7 +42,9 @@ void PoolMachine::fill(Nanos now) {
     const auto waiting = paused_ ? 0 : waiters_.size();
     if (waiting == 0) growth_at_once_ = 1;
     const std::int64_t growth = std::min(waiting, growth_at_once_) - opening_;
-    const bool probing = live() == 0 && state_ != PoolState::initializing;  // one tries whether the server is there, then the rest follow
+    const bool probing =
+        live() == 0 &&
+        state_ != PoolState::initializing;  // one tries whether the server is there, then the rest follow
     const std::int64_t at_once = probing ? 1 : kFillAtOnce;
     const std::int64_t count = std::min({std::max(missing, growth), room(), at_once - opening_});
     for (std::int64_t i = 0; i < count; i++) open_one(now);
@@ -92,7 +94,8 @@ void PoolMachine::open_failed(SlotId id, bool final, Nanos now) {
     free_slot(id.index);
     note_error(now);
     back_off(started_at, now);
-    if (state_ == PoolState::initializing && (final || failures_ >= kInitializationAttempts)) return give_up_initialization();
+    if (state_ == PoolState::initializing && (final || failures_ >= kInitializationAttempts))
+        return give_up_initialization();
     update_state(now);
 }
 
@@ -113,12 +116,14 @@ void PoolMachine::back_off(Nanos started_at, Nanos now) {
     if (!waiters_.empty()) bring_retry_forward(last_try_at_ + kDemandedRetry);
     Action& retry = emit(Action::Kind::log_retry);
     retry.count = failures_;
-    retry.duration = std::max<Nanos>(0, next_try_at_ - now);  // a try that took long may have used up the pause before the next
+    retry.duration =
+        std::max<Nanos>(0, next_try_at_ - now);  // a try that took long may have used up the pause before the next
 }
 
 void PoolMachine::bring_retry_forward(Nanos earliest) {
     if (next_try_at_ == kNever || state_ == PoolState::initializing) return;
-    next_try_at_ = std::min(next_try_at_, earliest + static_cast<Nanos>(random() * 0.2 * static_cast<double>(kDemandedRetry)));
+    next_try_at_ =
+        std::min(next_try_at_, earliest + static_cast<Nanos>(random() * 0.2 * static_cast<double>(kDemandedRetry)));
 }
 
 void PoolMachine::give_up_initialization() {
@@ -243,7 +248,8 @@ void PoolMachine::update_state(Nanos now) {
         case PoolState::recovering:
             if (live == 0) state_ = PoolState::unhealthy;
             break;
-        default: break;
+        default:
+            break;
     }
     if (!full) return;
     const bool was_out = state_ == PoolState::unhealthy || state_ == PoolState::recovering;
@@ -266,10 +272,14 @@ void PoolMachine::maintain(Nanos now) {
     for (std::uint32_t i = 0; i < slots_.size(); i++) {
         Slot& slot = slots_[i];
         switch (slot.state) {
-            case SlotState::idle: next = std::min(next, look_at_idle(i, now)); break;
+            case SlotState::idle:
+                next = std::min(next, look_at_idle(i, now));
+                break;
             case SlotState::leased:
-                if (slot.retire_at - kWaningTime <= now) wane(slot);
-                else next = std::min(next, slot.retire_at - kWaningTime);
+                if (slot.retire_at - kWaningTime <= now)
+                    wane(slot);
+                else
+                    next = std::min(next, slot.retire_at - kWaningTime);
                 break;
             case SlotState::cleaning:
                 if (slot.over_grace) break;
@@ -280,7 +290,8 @@ void PoolMachine::maintain(Nanos now) {
                     next = std::min(next, slot.cleaning_since + kCleaningGrace);
                 }
                 break;
-            default: break;
+            default:
+                break;
         }
     }
     maintenance_at_ = next;
@@ -293,15 +304,18 @@ Nanos PoolMachine::look_at_idle(std::uint32_t index, Nanos now) {
     // A waning connection does not stand for another: where its successor makes one too many, the waning one goes.
     const bool above_min = idle_ + leased_ - (slot.waning ? 0 : waning_) > config_.min_size;
     CloseReason reason = expired(slot, now);
-    if (reason == CloseReason::none && above_min && slot.idle_since + config_.max_idle_time <= now) reason = CloseReason::max_idle_time;
+    if (reason == CloseReason::none && above_min && slot.idle_since + config_.max_idle_time <= now)
+        reason = CloseReason::max_idle_time;
     if (reason != CloseReason::none) {
         unshelve(index);
         close_slot(index, reason);
         return kNever;
     }
     Nanos next = slot.retire_at;
-    if (slot.retire_at - kWaningTime <= now) wane(slot);
-    else next = slot.retire_at - kWaningTime;
+    if (slot.retire_at - kWaningTime <= now)
+        wane(slot);
+    else
+        next = slot.retire_at - kWaningTime;
     if (above_min) next = std::min(next, slot.idle_since + config_.max_idle_time);
     if (config_.keepalive == kNever) return next;
     const Nanos check_at = std::max(slot.idle_since, slot.checked_at) + config_.keepalive;
@@ -352,7 +366,8 @@ void PoolMachine::drain(Nanos now) {
         if (slots_[i].state == SlotState::idle) {
             unshelve(i);
             close_slot(i, CloseReason::drained);
-        } else if (slots_[i].state == SlotState::leased || slots_[i].state == SlotState::cleaning || slots_[i].state == SlotState::checking) {
+        } else if (slots_[i].state == SlotState::leased || slots_[i].state == SlotState::cleaning ||
+                   slots_[i].state == SlotState::checking) {
             slots_[i].condemned = CloseReason::drained;
         }
     }

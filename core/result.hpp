@@ -13,12 +13,13 @@ struct pg_result;
 namespace pqpool {
 
 class Result {
-public:
+  public:
     Result() = default;
     explicit Result(pg_result* pg) : pg_(pg) {}
     explicit Result(Error error) : error_(std::move(error)) {}
     ~Result() { clear(); }
-    Result(Result&& other) noexcept : pg_(std::exchange(other.pg_, nullptr)), error_(std::exchange(other.error_, std::nullopt)) {}
+    Result(Result&& other) noexcept
+        : pg_(std::exchange(other.pg_, nullptr)), error_(std::exchange(other.error_, std::nullopt)) {}
     Result& operator=(Result&& other) noexcept {
         clear();
         pg_ = std::exchange(other.pg_, nullptr);
@@ -43,13 +44,14 @@ public:
     bool is_null(int row, int column) const;
     const char* command_tag() const;
 
-    // A field of the server's error by its PG_DIAG code ('C' sqlstate, 'D' detail, 'H' hint, …); nullptr where it has none.
+    // A field of the server's error by its PG_DIAG code ('C' sqlstate, 'D' detail, 'H' hint, …); nullptr where it has
+    // none.
     const char* field(int code) const;
-    const char* message() const;     // the server's or libpq's, with all its parts
-    bool is_fatal() const;           // the server ended the session with it
+    const char* message() const;  // the server's or libpq's, with all its parts
+    bool is_fatal() const;        // the server ended the session with it
     bool all_types_have_binary_form() const;
 
-private:
+  private:
     void clear();
 
     pg_result* pg_ = nullptr;

@@ -7,11 +7,14 @@ namespace pqpool {
 
 namespace {
 
-bool is_word(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || static_cast<unsigned char>(c) >= 128; }
+bool is_word(char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+           static_cast<unsigned char>(c) >= 128;
+}
 
 // Gives one lower-case word after another, past comments, string literals, quoted identifiers and dollar quotes.
 class Words {
-public:
+  public:
     explicit Words(std::string_view sql) : sql_(sql) {}
 
     bool next(std::string& word) {
@@ -28,7 +31,8 @@ public:
             } else if (c == '$' && !(after >= '0' && after <= '9')) {
                 skip_dollar_quoted();
             } else if (is_word(c)) {
-                while (at_ < sql_.size() && (is_word(sql_[at_]) || sql_[at_] == '$')) {  // a dollar within a name begins no quote
+                while (at_ < sql_.size() &&
+                       (is_word(sql_[at_]) || sql_[at_] == '$')) {  // a dollar within a name begins no quote
                     const char w = sql_[at_++];
                     word.push_back(w >= 'A' && w <= 'Z' ? static_cast<char>(w + 32) : w);
                 }
@@ -41,7 +45,7 @@ public:
         return false;
     }
 
-private:
+  private:
     void skip_to(std::string_view end) {
         const auto found = sql_.find(end, at_);
         at_ = found == std::string_view::npos ? sql_.size() : found + end.size();
@@ -49,9 +53,12 @@ private:
     void skip_comment() {  // they nest
         int depth = 0;
         do {
-            if (sql_.substr(at_, 2) == "/*") depth++, at_ += 2;
-            else if (sql_.substr(at_, 2) == "*/") depth--, at_ += 2;
-            else at_++;
+            if (sql_.substr(at_, 2) == "/*")
+                depth++, at_ += 2;
+            else if (sql_.substr(at_, 2) == "*/")
+                depth--, at_ += 2;
+            else
+                at_++;
         } while (depth > 0 && at_ < sql_.size());
     }
     void skip_quoted(char quote) {  // a doubled quote reads as two literals in a row, which is the same here
@@ -81,7 +88,9 @@ bool takes_session_lock(std::string_view word) {
     return (word.starts_with("pg_advisory_lock") || word.starts_with("pg_try_advisory_lock"));
 }
 
-bool changes_data(std::string_view word) { return word == "insert" || word == "update" || word == "delete" || word == "merge" || word == "into"; }
+bool changes_data(std::string_view word) {
+    return word == "insert" || word == "update" || word == "delete" || word == "merge" || word == "into";
+}
 
 }  // namespace
 

@@ -13,43 +13,49 @@ namespace pqpool {
 // What a lease may leave behind in its session. The reset undoes just what is set.
 enum Dirt : std::uint16_t {
     kDirtNone = 0,
-    kDirtSettings = 1,   // SET, set_config
-    kDirtRole = 2,       // SET ROLE, SET SESSION AUTHORIZATION
+    kDirtSettings = 1,  // SET, set_config
+    kDirtRole = 2,      // SET ROLE, SET SESSION AUTHORIZATION
     kDirtListen = 4,
     kDirtCursor = 8,     // DECLARE … WITH HOLD
     kDirtPrepared = 16,  // PREPARE
     kDirtTemp = 32,
-    kDirtAdvisory = 64,  // session-level advisory locks
+    kDirtAdvisory = 64,   // session-level advisory locks
     kDirtDefaults = 128,  // of transactions: isolation, read only. With kDirtSettings
     kDirtAll = 255,
-    // Undone at once, not with the next packet: what other sessions can feel while the connection stands idle, and the defaults of transactions,
-    // which the packet's own implicit transaction would have begun with.
+    // Undone at once, not with the next packet: what other sessions can feel while the connection stands idle, and the
+    // defaults of transactions, which the packet's own implicit transaction would have begun with.
     kDirtAtOnce = kDirtListen | kDirtAdvisory | kDirtDefaults,
 };
 
 struct StatementTraits {
-    // SELECT, VALUES, TABLE, or a WITH … SELECT that changes nothing: may share its Sync with the validation in front of it.
+    // SELECT, VALUES, TABLE, or a WITH … SELECT that changes nothing: may share its Sync with the validation in front
+    // of it.
     bool ordinary = false;
-    bool copy = false;             // COPY, which a pipeline cannot carry
+    bool copy = false;              // COPY, which a pipeline cannot carry
     bool forgets_prepared = false;  // DEALLOCATE, DISCARD: the session's prepared statements may be gone
     std::uint16_t dirt = kDirtNone;
 };
 
-// By keywords, outside quotes and comments. What hides inside a function's body is not seen: reset=always is for those who need that.
+// By keywords, outside quotes and comments. What hides inside a function's body is not seen: reset=always is for those
+// who need that.
 StatementTraits classify(std::string_view sql);
 
-enum class ResultFormat : std::uint8_t { text, binary, automatic };  // automatic: binary once every column's type is known to have a binary form
+enum class ResultFormat : std::uint8_t {
+    text,
+    binary,
+    automatic
+};  // automatic: binary once every column's type is known to have a binary form
 
 struct Parameter {
     std::uint32_t type = 0;  // OID; 0 lets the server infer it
     bool binary = false;
-    std::int32_t length = -1;  // of a binary value
+    std::int32_t length = -1;     // of a binary value
     const char* value = nullptr;  // nullptr is NULL; text ends with a NUL
 };
 
 // Owns copies of all it is given, so that it can be sent again on another connection. Reused, it allocates nothing.
 class Statement {
-public:
+  public:
     void assign(std::string_view sql, const Parameter* parameters, std::size_t count, ResultFormat format);
 
     const char* sql() const { return key_.c_str(); }
@@ -64,7 +70,7 @@ public:
     const int* lengths() const { return lengths_.data(); }
     const int* formats() const { return formats_.data(); }
 
-private:
+  private:
     std::string key_;  // the text, NUL, the types' bytes
     std::size_t text_length_ = 0;
     std::string data_;  // the parameters' bytes

@@ -27,7 +27,8 @@ WaiterId WaiterQueue::insert(const Waiter& waiter, bool front) {
 }
 
 bool WaiterQueue::remove(WaiterId id, Waiter* removed) {
-    if (id.index >= nodes_.size() || !nodes_[id.index].used || nodes_[id.index].generation != id.generation) return false;
+    if (id.index >= nodes_.size() || !nodes_[id.index].used || nodes_[id.index].generation != id.generation)
+        return false;
     const Waiter waiter = take(id.index);
     if (removed) *removed = waiter;
     return true;

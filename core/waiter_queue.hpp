@@ -25,10 +25,10 @@ struct Waiter {
     bool replaces() const { return leased_at != kNoTimeYet; }
 };
 
-// Push, pop and removal from the middle cost O(1), and O(log n) for the deadline; where all wait equally long, as is usual, a new deadline
-// is the last and stays where it is put.
+// Push, pop and removal from the middle cost O(1), and O(log n) for the deadline; where all wait equally long, as is
+// usual, a new deadline is the last and stays where it is put.
 class WaiterQueue {
-public:
+  public:
     WaiterId push_back(const Waiter& waiter) { return insert(waiter, false); }
     WaiterId push_front(const Waiter& waiter) { return insert(waiter, true); }
     bool empty() const { return size_ == 0; }
@@ -39,7 +39,7 @@ public:
     Nanos next_deadline() const { return heap_.empty() ? kNever : nodes_[heap_.front()].waiter.deadline; }
     Waiter pop_earliest() { return take(heap_.front()); }
 
-private:
+  private:
     static constexpr std::uint32_t kNone = UINT32_MAX;
 
     struct Node {
@@ -52,7 +52,9 @@ private:
 
     WaiterId insert(const Waiter& waiter, bool front);
     Waiter take(std::uint32_t index);
-    bool earlier(std::uint32_t a, std::uint32_t b) const { return nodes_[a].waiter.deadline < nodes_[b].waiter.deadline; }
+    bool earlier(std::uint32_t a, std::uint32_t b) const {
+        return nodes_[a].waiter.deadline < nodes_[b].waiter.deadline;
+    }
     void place(std::size_t at, std::uint32_t index);
     void sift_up(std::size_t at);
     void sift_down(std::size_t at);

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import logging
-import logging.handlers
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -164,9 +163,9 @@ def add_log_file(path: str | os.PathLike[str], level: LogLevel | str = LogLevel.
     `get_pool_logger().removeHandler(handler)` and `handler.close()` end it. Raises OSError when
     the file cannot be opened.
     """
-    handler = logging.handlers.RotatingFileHandler(
-        path, maxBytes=LOG_FILE_BYTES, backupCount=LOG_FILES_KEPT, encoding="utf-8"
-    )
+    from logging.handlers import RotatingFileHandler  # it imports much that a pool without it does not need
+
+    handler = RotatingFileHandler(path, maxBytes=LOG_FILE_BYTES, backupCount=LOG_FILES_KEPT, encoding="utf-8")
     number = LogLevel(level).number
     handler.setFormatter(JsonFormatter())
     handler.setLevel(number)

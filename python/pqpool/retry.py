@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 
 __all__ = ["exponential_backoff_retry"]
 
@@ -22,5 +21,7 @@ async def exponential_backoff_retry(
         raise ValueError(f"jitter_factor ({jitter_factor}) must be between 0 and 1. Suggestion: use 0.1")
     if not max_delay >= 0.0:
         raise ValueError(f"max_delay ({max_delay}) must not be negative. Suggestion: use 16.0")
+    import random  # costs every start two milliseconds, for what few ever call
+
     delay = min(2.0 ** min(attempt, _LARGEST_EXPONENT), max_delay)
     await asyncio.sleep(delay * (1.0 + random.uniform(-jitter_factor, jitter_factor)))

@@ -1,9 +1,38 @@
 // Statements that end before their answer: by timeout, by pqpool_cancel, and by a release.
+#include <signal.h>
+
+#include <fstream>
 #include <thread>
 
 #include "capi_fixture.hpp"
 
 using namespace capi_test;
+
+namespace {
+
+// A server process that does not run for as long as this stands. Only where the server is on this machine and ours to
+// stop.
+class Standstill {
+  public:
+    explicit Standstill(const std::string& pid) : pid_(std::stoi(pid)), works_(kill(pid_, SIGSTOP) == 0) {}
+    ~Standstill() { end(); }
+    Standstill(const Standstill&) = delete;
+
+    bool works() const { return works_; }
+    void end() { kill(pid_, SIGCONT); }
+    bool has_pending_interrupt() const {
+        std::ifstream status("/proc/" + std::to_string(pid_) + "/status");
+        for (std::string line; std::getline(status, line);)
+            if (line.starts_with("ShdPnd:")) return std::stoull(line.substr(8), nullptr, 16) & 1u << (SIGINT - 1);
+        return false;
+    }
+
+  private:
+    pid_t pid_;
+    bool works_;
+};
+
+}  // namespace
 
 TEST_CASE("a_statement_past_its_timeout_ends_and_the_lease_stays_usable", "[cancel]") {
     Pool pool({{"min_size", "1"}, {"max_size", "1"}});
@@ -74,20 +103,51 @@ TEST_CASE("a_cancel_without_a_statement_does_nothing", "[cancel]") {
     CHECK(pool.run("SELECT 1").value() == "1");
 }
 
-TEST_CASE("a_cancel_that_came_too_early_can_be_repeated", "[cancel]") {
+TEST_CASE("a_cancel_that_reached_the_server_before_its_statement_is_repeated", "[cancel][queue]") {
+    Pool pool({{"min_size", "1"}, {"max_size", "1"}});
+    Queue queue(pool);
+    const auto lease = queue.acquire();
+    queue.execute(lease, "SELECT pg_backend_pid()");
+    const auto pid = value(queue.wait().result);
+    Standstill server(pid);
+    if (!server.works()) return;
+    const auto id = queue.execute(lease, "SELECT pg_sleep(30)");
+    CHECK(queue.cancel(id));
+    CHECK(queue.wait().status == PQPOOL_CANCELLED);
+    REQUIRE(wait_until([&] { return server.has_pending_interrupt(); }));
+    server.end();
+    const auto start = Clock::now();
+    SECTION("for the lease's next statement") {
+        queue.execute(lease, "SELECT 'next'");
+        CHECK(value(queue.wait().result) == "next");
+        queue.execute(lease, "SELECT pg_backend_pid()");
+        CHECK(value(queue.wait().result) == pid);
+        CHECK(pool.release(lease) == PQPOOL_OK);
+    }
+    SECTION("for the next lease") {
+        CHECK(pool.release(lease) == PQPOOL_OK);
+        queue.run("SELECT 'next'");
+        CHECK(value(queue.wait().result) == "next");
+        CHECK(pool.wait_until_quiet());
+    }
+    CHECK(since(start) < seconds(3));
+}
+
+TEST_CASE("a_blocking_statements_cancel_is_repeated_too", "[cancel]") {
     Pool pool({{"min_size", "1"}, {"max_size", "1"}});
     const auto lease = pool.acquire();
-    // From before the statement's start until it ends: one of them hits.
+    const auto pid = pool.execute(lease, "SELECT pg_backend_pid()").value();
+    Standstill server(pid);
+    if (!server.works()) return;
     Outcome slow;
-    std::thread busy([&] { slow = pool.execute(lease, "SELECT pg_sleep(20)"); });
     const auto start = Clock::now();
-    std::thread impatient([&] {
-        while (pqpool_cancel(pool, lease) == PQPOOL_OK && since(start) < milliseconds(500)) std::this_thread::yield();
-    });
+    std::thread busy([&] { slow = pool.execute(lease, "SELECT pg_sleep(30)"); });
+    REQUIRE(wait_until([&] { return pqpool_cancel(pool, lease) == PQPOOL_OK && server.has_pending_interrupt(); }));
+    server.end();
     busy.join();
-    impatient.join();
     CHECK(slow.sqlstate == "57014");
     CHECK(since(start) < seconds(5));
+    CHECK(pool.execute(lease, "SELECT 1").value() == "1");
     CHECK(pool.release(lease) == PQPOOL_OK);
 }
 
@@ -105,12 +165,15 @@ TEST_CASE("a_cancel_never_hits_a_later_statement", "[cancel]") {
         const auto lease = pool.acquire();
         target = lease;
         const auto aimed_at = pool.execute(lease, "SELECT pg_sleep(0.002)");
-        if (aimed_at.sqlstate == "57014") cancelled++;
-        else if (aimed_at.status != PQPOOL_OK) failed++;
+        if (aimed_at.sqlstate == "57014")
+            cancelled++;
+        else if (aimed_at.status != PQPOOL_OK)
+            failed++;
         target = 0;
         if (round % 2) {
             const std::string expected = std::to_string(round);
-            // A canceller that has read the target may still fire once; its request is aimed at a statement by the time it is made.
+            // A canceller that has read the target may still fire once; its request is aimed at a statement by the time
+            // it is made.
             const auto next = pool.execute(lease, "SELECT $1::text", {text(expected.c_str())});
             if (next.sqlstate != "57014" && next.value() != expected) wrong++;
         }
@@ -143,8 +206,12 @@ TEST_CASE("a_busy_lease_that_is_released_frees_its_place_and_its_statement_is_ca
 TEST_CASE("an_advisory_lock_of_a_cancelled_statement_is_given_up", "[cancel]") {
     Pool pool({{"min_size", "1"}, {"max_size", "1"}});
     const auto lease = pool.acquire();
-    CHECK(pool.execute(lease, "SELECT pg_advisory_lock(4711), pg_sleep(30)", {}, PQPOOL_TEXT, 100).status == PQPOOL_STATEMENT_TIMEOUT);
+    CHECK(pool.execute(lease, "SELECT pg_advisory_lock(4711), pg_sleep(30)", {}, PQPOOL_TEXT, 100).status ==
+          PQPOOL_STATEMENT_TIMEOUT);
     CHECK(pool.execute(lease, "SELECT pg_advisory_lock(4712), 1/0").sqlstate == "22012");
     CHECK(pool.release(lease) == PQPOOL_OK);
-    CHECK(wait_until([&] { return Observer().ask("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid IN (4711, 4712)") == "0"; }));
+    CHECK(wait_until([&] {
+        return Observer().ask("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid IN (4711, 4712)") ==
+               "0";
+    }));
 }

@@ -49,7 +49,8 @@ std::string Observer::ask(const std::string& sql) {
 
 pqpool_parameter text(const char* value, uint32_t type) { return {value, type, 0, 0, 0}; }
 
-pqpool_statement statement_of(const char* sql, const std::vector<pqpool_parameter>& parameters, int32_t format, int64_t timeout_ms) {
+pqpool_statement statement_of(const char* sql, const std::vector<pqpool_parameter>& parameters, int32_t format,
+                              int64_t timeout_ms) {
     pqpool_statement statement = PQPOOL_STATEMENT_INIT(sql);
     statement.parameters = parameters.data();
     statement.parameter_count = parameters.size();
@@ -93,7 +94,8 @@ static Outcome outcome(int32_t status, pqpool_result* result) {
     return {status, Result(result), pqpool_error_message(), pqpool_error_sqlstate()};
 }
 
-Outcome Pool::execute(pqpool_lease lease, const char* sql, const std::vector<pqpool_parameter>& parameters, int32_t format, int64_t timeout_ms) {
+Outcome Pool::execute(pqpool_lease lease, const char* sql, const std::vector<pqpool_parameter>& parameters,
+                      int32_t format, int64_t timeout_ms) {
     const auto statement = statement_of(sql, parameters, format, timeout_ms);
     pqpool_result* result = nullptr;
     const int32_t status = pqpool_execute(pool_, lease, &statement, &result);
@@ -115,7 +117,8 @@ pqpool_statistics Pool::statistics() const {
 }
 
 int Pool::sessions(const std::string& condition) const {
-    return std::stoi(Observer().ask("SELECT count(*) FROM pg_stat_activity WHERE application_name = '" + application_ + "' AND " + condition));
+    return std::stoi(Observer().ask("SELECT count(*) FROM pg_stat_activity WHERE application_name = '" + application_ +
+                                    "' AND " + condition));
 }
 
 bool Pool::wait_until_running(const std::string& part_of_statement) const {
@@ -126,8 +129,9 @@ bool Pool::wait_until_quiet(milliseconds limit) const {
     return wait_until(
         [this] {
             const auto s = statistics();
-            return s.active_connections == 0 && s.opening_connections == 0 && s.cleaning_connections == 0 && s.leases_out == 0 &&
-                   s.waiting_requests == 0 && s.total_connections == s.idle_connections && sessions() == s.idle_connections;
+            return s.active_connections == 0 && s.opening_connections == 0 && s.cleaning_connections == 0 &&
+                   s.leases_out == 0 && s.waiting_requests == 0 && s.total_connections == s.idle_connections &&
+                   sessions() == s.idle_connections;
         },
         limit);
 }
@@ -135,16 +139,19 @@ bool Pool::wait_until_quiet(milliseconds limit) const {
 void terminate_backend(const std::string& pid) {
     Observer observer;
     observer.ask("SELECT pg_terminate_backend(" + pid + ")");
-    REQUIRE(wait_until([&] { return observer.ask("SELECT count(*) FROM pg_stat_activity WHERE pid = " + pid) == "0"; }));
+    REQUIRE(
+        wait_until([&] { return observer.ask("SELECT count(*) FROM pg_stat_activity WHERE pid = " + pid) == "0"; }));
 }
 
 void terminate_idle_backends(const Pool& pool) {
     Observer observer;
-    const std::string those = " FROM pg_stat_activity WHERE application_name = '" + pool.application() + "' AND state = 'idle'";
+    const std::string those =
+        " FROM pg_stat_activity WHERE application_name = '" + pool.application() + "' AND state = 'idle'";
     // Those of now: the pool opens others at once.
     const std::string pids = observer.ask("SELECT array_to_string(array_agg(pid), ',')" + those);
     observer.ask("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE pid IN (" + pids + ")");
-    REQUIRE(wait_until([&] { return observer.ask("SELECT count(*) FROM pg_stat_activity WHERE pid IN (" + pids + ")") == "0"; }));
+    REQUIRE(wait_until(
+        [&] { return observer.ask("SELECT count(*) FROM pg_stat_activity WHERE pid IN (" + pids + ")") == "0"; }));
 }
 
 // ---- the queue ----
@@ -155,7 +162,8 @@ std::vector<Completion> Queue::take() {
         pqpool_completion done{};
         done.struct_size = sizeof done;
         int32_t taken = 0;
-        if (const int32_t status = pqpool_queue_next(queue_, &done, &taken); status != PQPOOL_OK) throw std::runtime_error(pqpool_error_message());
+        if (const int32_t status = pqpool_queue_next(queue_, &done, &taken); status != PQPOOL_OK)
+            throw std::runtime_error(pqpool_error_message());
         if (!taken) return all;
         all.push_back({done.status, done.id, done.user_data, done.lease, Result(done.result)});
     }

@@ -1,5 +1,5 @@
-// What the tests of the C interface share: a pool of their own on the server behind DATABASE_URL, owned results, and a second way to that server
-// to see what the pool did there.
+// What the tests of the C interface share: a pool of their own on the server behind DATABASE_URL, owned results, and a
+// second way to that server to see what the pool did there.
 #pragma once
 
 #include <libpq-fe.h>
@@ -40,7 +40,7 @@ std::string value(const Result& result, int row = 0, int column = 0);
 
 // A session beside the pool's, for looking at the server and for interfering.
 class Observer {
-public:
+  public:
     Observer();
     ~Observer() { PQfinish(connection_); }
     Observer(const Observer&) = delete;
@@ -48,7 +48,7 @@ public:
     // The first value of the result, or "".
     std::string ask(const std::string& sql);
 
-private:
+  private:
     PGconn* connection_;
 };
 
@@ -57,17 +57,19 @@ struct Outcome {
     Result result;
     std::string message, sqlstate;
 
-    std::string value() const { return status == PQPOOL_OK ? capi_test::value(result) : "status " + std::to_string(status) + ": " + message; }
+    std::string value() const {
+        return status == PQPOOL_OK ? capi_test::value(result) : "status " + std::to_string(status) + ": " + message;
+    }
 };
 
 // A parameter in text, or NULL.
 pqpool_parameter text(const char* value, uint32_t type = 0);
 
-pqpool_statement statement_of(const char* sql, const std::vector<pqpool_parameter>& parameters = {}, int32_t format = PQPOOL_TEXT,
-                              int64_t timeout_ms = PQPOOL_DEFAULT);
+pqpool_statement statement_of(const char* sql, const std::vector<pqpool_parameter>& parameters = {},
+                              int32_t format = PQPOOL_TEXT, int64_t timeout_ms = PQPOOL_DEFAULT);
 
 class Pool {
-public:
+  public:
     using Settings = std::initializer_list<std::pair<const char*, const char*>>;
 
     explicit Pool(Settings settings = {});
@@ -91,7 +93,7 @@ public:
     // Nothing is leased, opened or cleaned, and every session is the pool's: within the limit.
     bool wait_until_quiet(milliseconds limit = seconds(10)) const;
 
-private:
+  private:
     std::string application_;
     pqpool_pool* pool_ = nullptr;
 };
@@ -109,7 +111,7 @@ struct Completion {
 };
 
 class Queue {
-public:
+  public:
     explicit Queue(pqpool_pool* pool) { REQUIRE(pqpool_queue_open(pool, &queue_) == PQPOOL_OK); }
     ~Queue() { pqpool_queue_free(queue_); }
     Queue(const Queue&) = delete;
@@ -126,12 +128,13 @@ public:
 
     // The lease, at once or by completion.
     pqpool_lease acquire();
-    uint64_t execute(pqpool_lease lease, const char* sql, int64_t timeout_ms = PQPOOL_DEFAULT, void* user_data = nullptr);
+    uint64_t execute(pqpool_lease lease, const char* sql, int64_t timeout_ms = PQPOOL_DEFAULT,
+                     void* user_data = nullptr);
     uint64_t run(const char* sql, void* user_data = nullptr, int64_t timeout_ms = PQPOOL_DEFAULT);
     uint64_t acquire_waiting();  // where no connection is free
     bool cancel(uint64_t id);
 
-private:
+  private:
     pqpool_queue* queue_ = nullptr;
     std::vector<Completion> kept_;
 };

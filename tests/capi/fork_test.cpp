@@ -54,7 +54,8 @@ TEST_CASE("in_the_child_leases_and_queues_of_the_parent_are_refused", "[fork]") 
         if (pqpool_lease_pgconn(pool, lease, &raw) != PQPOOL_FORKED) return "raw connection";
         const auto statement = statement_of("SELECT 1");
         uint64_t id = 0;
-        if (pqpool_execute_async(queue, asynchronous, &statement, nullptr, &id) != PQPOOL_FORKED) return "execute_async";
+        if (pqpool_execute_async(queue, asynchronous, &statement, nullptr, &id) != PQPOOL_FORKED)
+            return "execute_async";
         if (pqpool_queue_poll(queue, 0) != PQPOOL_FORKED) return "poll";
         queue.free();
         return "";
@@ -135,7 +136,8 @@ TEST_CASE("several_threads_of_the_child_may_come_first", "[fork]") {
 }
 #endif
 
-// The sanitizers' own allocators keep their locks over a fork, so a child of a fork amid allocations would hang in them.
+// The sanitizers' own allocators keep their locks over a fork, so a child of a fork amid allocations would hang in
+// them.
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 TEST_CASE("a_fork_amid_the_parents_traffic_leaves_both_whole", "[fork]") {
     Pool pool({{"min_size", "3"}, {"max_size", "3"}});
@@ -150,7 +152,8 @@ TEST_CASE("a_fork_amid_the_parents_traffic_leaves_both_whole", "[fork]") {
             }
         });
     for (int round = 0; round < 10; round++) {
-        const auto answer = in_child([&]() -> std::string { return pool.run("SELECT 4").value() == "4" ? "" : "the child's answer"; });
+        const auto answer =
+            in_child([&]() -> std::string { return pool.run("SELECT 4").value() == "4" ? "" : "the child's answer"; });
         CHECK(answer == "");
     }
     over = true;

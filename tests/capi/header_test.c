@@ -2,6 +2,4 @@
 #include <pqpool.h>
 #include <pqpool.h> /* twice: the guard holds */
 
-int main(void) {
-    return pqpool_abi_version() != PQPOOL_ABI_VERSION;
-}
+int main(void) { return pqpool_abi_version() != PQPOOL_ABI_VERSION; }

@@ -100,7 +100,8 @@ TEST_CASE("an_acquire_past_its_timeout_names_who_holds_the_connections", "[lease
         CHECK(pqpool_acquire(pool, &options, &none) == PQPOOL_TIMEOUT);
     }
     CHECK(none == 77);
-    CHECK_THAT(pqpool_error_message(), Catch::Contains("the nightly report") && Catch::Contains("of the report") && Catch::Contains("max_size 1"));
+    CHECK_THAT(pqpool_error_message(), Catch::Contains("the nightly report") && Catch::Contains("of the report") &&
+                                           Catch::Contains("max_size 1"));
     CHECK(pool.statistics().total_timeouts == 1);
     CHECK(pool.statistics().waiting_requests == 0);
     CHECK(pool.release(lease) == PQPOOL_OK);

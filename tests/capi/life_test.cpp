@@ -29,7 +29,9 @@ int32_t open_fails(const std::string& url) {
 }
 
 // The URL of the tests' server with its host and port, role or database replaced.
-std::string url_of(const std::string& user_and_host, const std::string& database) { return "postgresql://" + user_and_host + "/" + database; }
+std::string url_of(const std::string& user_and_host, const std::string& database) {
+    return "postgresql://" + user_and_host + "/" + database;
+}
 
 std::string host_and_port() {
     Observer observer;
@@ -89,7 +91,8 @@ TEST_CASE("a_server_that_is_not_there_is_tried_three_times", "[life]") {
     const auto start = Clock::now();
     SECTION("a refused port") {
         CHECK(open_fails("postgresql://u:secret@127.0.0.1:1/d") == PQPOOL_INITIALIZATION);
-        CHECK_THAT(pqpool_error_message(), Catch::Contains("host 127.0.0.1 port 1 database d") && Catch::Contains("refused"));
+        CHECK_THAT(pqpool_error_message(),
+                   Catch::Contains("host 127.0.0.1 port 1 database d") && Catch::Contains("refused"));
         CHECK(since(start) >= milliseconds(500));
     }
     SECTION("a host name that does not resolve") {
@@ -221,7 +224,10 @@ TEST_CASE("a_pool_can_be_freed_with_leases_out", "[life]") {
         REQUIRE(pool.execute(pool.acquire(), "BEGIN").status == PQPOOL_OK);
     }
     Observer observer;
-    CHECK(wait_until([&] { return observer.ask("SELECT count(*) FROM pg_stat_activity WHERE application_name = '" + application + "'") == "0"; }));
+    CHECK(wait_until([&] {
+        return observer.ask("SELECT count(*) FROM pg_stat_activity WHERE application_name = '" + application + "'") ==
+               "0";
+    }));
 }
 
 TEST_CASE("pools_come_and_go", "[life]") {

@@ -13,10 +13,12 @@ namespace {
 std::string broken_rule(const pqpool_statistics& s, int64_t max_size) {
     if (s.total_connections != s.idle_connections + s.active_connections) return "total = idle + active";
     if (s.total_acquisitions - s.total_releases != s.leases_out) return "acquisitions - releases = leases out";
-    if (s.active_connections > s.peak_active_connections || s.peak_active_connections > max_size) return "active <= peak <= max_size";
+    if (s.active_connections > s.peak_active_connections || s.peak_active_connections > max_size)
+        return "active <= peak <= max_size";
     if (s.total_connections > max_size) return "total <= max_size";
-    for (const int64_t count : {s.total_connections, s.idle_connections, s.active_connections, s.live_connections, s.opening_connections,
-                                s.cleaning_connections, s.waiting_requests, s.leases_out, s.connections_opened, s.connections_closed})
+    for (const int64_t count :
+         {s.total_connections, s.idle_connections, s.active_connections, s.live_connections, s.opening_connections,
+          s.cleaning_connections, s.waiting_requests, s.leases_out, s.connections_opened, s.connections_closed})
         if (count < 0) return "nothing is negative";
     return "";
 }
@@ -50,12 +52,17 @@ TEST_CASE("under_mixed_load_with_cancels_the_counts_agree", "[load]") {
                 for (unsigned n = random() % 4; n > 0; n--) {
                     const std::string expected = std::to_string(t * kRounds + i);
                     const bool slow = random() % 8 == 0;
-                    const auto done = pool.execute(lease, slow ? "SELECT $1::text, pg_sleep(0.01)" : "SELECT $1::text", {text(expected.c_str())}, PQPOOL_TEXT,
-                                                   slow && random() % 2 ? 3 : PQPOOL_DEFAULT);
-                    if (done.status == PQPOOL_OK) (done.value() == expected ? answered : wrong)++;
-                    else if (done.sqlstate == "57014") cancelled++;
-                    else if (done.status == PQPOOL_STATEMENT_TIMEOUT) timed_out++;
-                    else wrong++;
+                    const auto done =
+                        pool.execute(lease, slow ? "SELECT $1::text, pg_sleep(0.01)" : "SELECT $1::text",
+                                     {text(expected.c_str())}, PQPOOL_TEXT, slow && random() % 2 ? 3 : PQPOOL_DEFAULT);
+                    if (done.status == PQPOOL_OK)
+                        (done.value() == expected ? answered : wrong)++;
+                    else if (done.sqlstate == "57014")
+                        cancelled++;
+                    else if (done.status == PQPOOL_STATEMENT_TIMEOUT)
+                        timed_out++;
+                    else
+                        wrong++;
                 }
                 if (random() % 8 == 0 && pool.execute(lease, "BEGIN").status != PQPOOL_OK) cancelled++;
                 if (pool.release(lease) != PQPOOL_OK) wrong++;

@@ -28,11 +28,13 @@ std::vector<Line> log_of(pqpool_pool* pool) {
 }
 
 const Line* find(const std::vector<Line>& lines, std::string_view message) {
-    const auto found = std::find_if(lines.begin(), lines.end(), [&](const Line& line) { return line.message.find(message) != std::string::npos; });
+    const auto found = std::find_if(lines.begin(), lines.end(),
+                                    [&](const Line& line) { return line.message.find(message) != std::string::npos; });
     return found == lines.end() ? nullptr : &*found;
 }
 
-// Lines up to one with this message. They are written outside the pool's lock, so one may come a moment after what it tells of.
+// Lines up to one with this message. They are written outside the pool's lock, so one may come a moment after what it
+// tells of.
 std::vector<Line> log_until(pqpool_pool* pool, std::string_view message) {
     std::vector<Line> lines;
     wait_until([&] {
@@ -152,7 +154,8 @@ TEST_CASE("the_log_tells_of_the_pools_life", "[looking][log]") {
     const auto* initialized = find(opened, "Connection pool initialized: 2/5 connections available");
     REQUIRE(initialized);
     CHECK(initialized->level == 1);
-    CHECK_THAT(initialized->context, Catch::StartsWith("{") && Catch::EndsWith("}") && Catch::Contains("\"max_size\": 5"));
+    CHECK_THAT(initialized->context,
+               Catch::StartsWith("{") && Catch::EndsWith("}") && Catch::Contains("\"max_size\": 5"));
     CHECK(log_of(pool).empty());
 
     REQUIRE(pqpool_set_log_level(pool, 0) == PQPOOL_OK);

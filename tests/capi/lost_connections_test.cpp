@@ -90,7 +90,8 @@ TEST_CASE("a_first_statement_that_was_rolled_back_with_its_session_runs_elsewher
     std::thread busy([&] { slow = pool.run("SELECT pg_sleep(0.5), 'answered'"); });
     REQUIRE(pool.wait_until_running("pg_sleep(0.5)"));
     Observer observer;
-    terminate_backend(observer.ask("SELECT pid FROM pg_stat_activity WHERE state = 'active' AND application_name = '" + pool.application() + "'"));
+    terminate_backend(observer.ask("SELECT pid FROM pg_stat_activity WHERE state = 'active' AND application_name = '" +
+                                   pool.application() + "'"));
     busy.join();
     INFO(slow.message);
     REQUIRE(slow.status == PQPOOL_OK);
@@ -106,7 +107,8 @@ TEST_CASE("a_write_that_was_under_way_is_reported_as_unknown_and_not_repeated", 
     Outcome slow;
     std::thread busy([&] { slow = pool.run("INSERT INTO written SELECT 1 FROM pg_sleep(30)"); });
     REQUIRE(pool.wait_until_running("INSERT INTO written"));
-    terminate_backend(observer.ask("SELECT pid FROM pg_stat_activity WHERE state = 'active' AND application_name = '" + pool.application() + "'"));
+    terminate_backend(observer.ask("SELECT pid FROM pg_stat_activity WHERE state = 'active' AND application_name = '" +
+                                   pool.application() + "'"));
     busy.join();
     CHECK((slow.status == PQPOOL_VALIDATION || slow.status == PQPOOL_CONNECTION_LOST));
     CHECK_THAT(slow.message, Catch::Contains("unknown"));
@@ -122,9 +124,12 @@ TEST_CASE("no_replacement_within_the_timeout_is_a_timeout", "[lost]") {
     const auto lease = pool.acquire(200);
     REQUIRE(pqpool_pause(pool) == PQPOOL_OK);  // nobody gets a connection for now
     Observer observer;
-    const auto pids = observer.ask("SELECT array_to_string(array_agg(pid), ',') FROM pg_stat_activity WHERE application_name = '" + pool.application() + "'");
+    const auto pids =
+        observer.ask("SELECT array_to_string(array_agg(pid), ',') FROM pg_stat_activity WHERE application_name = '" +
+                     pool.application() + "'");
     observer.ask("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE pid IN (" + pids + ")");
-    REQUIRE(wait_until([&] { return observer.ask("SELECT count(*) FROM pg_stat_activity WHERE pid IN (" + pids + ")") == "0"; }));
+    REQUIRE(wait_until(
+        [&] { return observer.ask("SELECT count(*) FROM pg_stat_activity WHERE pid IN (" + pids + ")") == "0"; }));
     const auto start = Clock::now();
     CHECK(pool.execute(lease, "SELECT 1").status == PQPOOL_TIMEOUT);
     CHECK(since(start) < seconds(2));
@@ -176,15 +181,20 @@ TEST_CASE("terminations_under_load_lose_nothing_of_the_pools_count", "[lost]") {
             for (int i = 0; !over; i++) {
                 const std::string expected = std::to_string(t * 100000 + i);
                 const auto done = pool.run("SELECT $1::text, pg_sleep(0.002)", {text(expected.c_str())});
-                if (done.status == PQPOOL_OK) (done.value() == expected ? answered : wrong)++;
-                else if (done.status == PQPOOL_CONNECTION_LOST || done.status == PQPOOL_VALIDATION || done.sqlstate.starts_with("57P0")) lost++;
-                else wrong++;
+                if (done.status == PQPOOL_OK)
+                    (done.value() == expected ? answered : wrong)++;
+                else if (done.status == PQPOOL_CONNECTION_LOST || done.status == PQPOOL_VALIDATION ||
+                         done.sqlstate.starts_with("57P0"))
+                    lost++;
+                else
+                    wrong++;
             }
         });
     Observer observer;
     for (int i = 0; i < 10; i++) {
         const int before = answered;
-        observer.ask("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '" + pool.application() + "' ORDER BY random() LIMIT 2");
+        observer.ask("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '" +
+                     pool.application() + "' ORDER BY random() LIMIT 2");
         CHECK(wait_until([&] { return answered > before + 20; }));
     }
     over = true;

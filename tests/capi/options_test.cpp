@@ -9,7 +9,7 @@ using namespace capi_test;
 namespace {
 
 class Options {
-public:
+  public:
     Options() { REQUIRE(pqpool_options_create(&options_) == PQPOOL_OK); }
     ~Options() { pqpool_options_free(options_); }
     Options(const Options&) = delete;
@@ -21,23 +21,25 @@ public:
         return value;
     }
 
-private:
+  private:
     pqpool_options* options_ = nullptr;
 };
 
 class Variable {
-public:
+  public:
     Variable(const char* name, const char* value) : name_(name) {
         if (const char* old = std::getenv(name)) before_ = old;
         setenv(name, value, 1);
     }
     ~Variable() {
-        if (before_.empty()) unsetenv(name_);
-        else setenv(name_, before_.c_str(), 1);
+        if (before_.empty())
+            unsetenv(name_);
+        else
+            setenv(name_, before_.c_str(), 1);
     }
     Variable(const Variable&) = delete;
 
-private:
+  private:
     const char* name_;
     std::string before_;
 };
@@ -58,9 +60,11 @@ TEST_CASE("every_option_is_described_and_has_its_default", "[options]") {
         CHECK_FALSE(std::string(info.meaning).empty());
         CHECK((info.type == PQPOOL_OPTION_CHOICE) == (info.choices && *info.choices));
         if (info.type == PQPOOL_OPTION_CHOICE) CHECK_THAT(info.choices, Catch::Contains(info.default_value));
-        if (info.type != PQPOOL_OPTION_TEXT || *info.default_value) CHECK(pqpool_options_set(options, info.name, info.default_value) == PQPOOL_OK);
+        if (info.type != PQPOOL_OPTION_TEXT || *info.default_value)
+            CHECK(pqpool_options_set(options, info.name, info.default_value) == PQPOOL_OK);
     }
-    for (const char* name : {"database_url", "min_size", "max_size", "timeout", "validation"}) CHECK(names.contains(name));
+    for (const char* name : {"database_url", "min_size", "max_size", "timeout", "validation"})
+        CHECK(names.contains(name));
     pqpool_option_info info{};
     info.struct_size = sizeof info;
     CHECK(pqpool_option_describe(-1, &info) == PQPOOL_INVALID_ARGUMENT);
@@ -79,7 +83,8 @@ TEST_CASE("an_option_is_set_by_name_as_text", "[options]") {
     CHECK(pqpool_options_set(options, "no_such_option", "1") == PQPOOL_CONFIGURATION);
     CHECK_THAT(pqpool_error_message(), Catch::Contains("no_such_option"));
     CHECK(pqpool_options_set(options, "max_size", "many") == PQPOOL_CONFIGURATION);
-    CHECK_THAT(pqpool_error_message(), Catch::Contains("max_size") && Catch::Contains("many") && Catch::Contains("Suggestion"));
+    CHECK_THAT(pqpool_error_message(),
+               Catch::Contains("max_size") && Catch::Contains("many") && Catch::Contains("Suggestion"));
     CHECK(pqpool_options_set(options, "validation", "sometimes") == PQPOOL_CONFIGURATION);
     CHECK(pqpool_options_get(options, "no_such_option", nullptr, 0, nullptr) == PQPOOL_CONFIGURATION);
     CHECK(options.get("max_size") == "25");
@@ -98,7 +103,8 @@ TEST_CASE("a_value_is_cut_to_the_callers_room_and_its_length_told", "[options]")
 }
 
 TEST_CASE("options_come_from_the_environment", "[options]") {
-    const Variable url("DATABASE_URL", "postgresql://from/database_url"), size("POOL_MAX_SIZE", "33"), timeout("POOL_TIMEOUT", "1.5");
+    const Variable url("DATABASE_URL", "postgresql://from/database_url"), size("POOL_MAX_SIZE", "33"),
+        timeout("POOL_TIMEOUT", "1.5");
     Options options;
     CHECK(pqpool_options_from_env(options) == PQPOOL_OK);
     CHECK(options.get("database_url") == "postgresql://from/database_url");
@@ -143,6 +149,7 @@ TEST_CASE("statuses_states_and_versions_have_names", "[options]") {
     CHECK(pqpool_state_name(-1) == nullptr);
     CHECK(pqpool_state_name(99) == nullptr);
     CHECK(pqpool_abi_version() == PQPOOL_ABI_VERSION);
-    const std::string version = std::to_string(PQPOOL_VERSION_MAJOR) + "." + std::to_string(PQPOOL_VERSION_MINOR) + "." + std::to_string(PQPOOL_VERSION_PATCH);
+    const std::string version = std::to_string(PQPOOL_VERSION_MAJOR) + "." + std::to_string(PQPOOL_VERSION_MINOR) +
+                                "." + std::to_string(PQPOOL_VERSION_PATCH);
     CHECK(pqpool_version() == version);
 }

@@ -106,8 +106,10 @@ TEST_CASE("a_lease_released_with_its_statement_under_way_frees_its_place_at_once
     REQUIRE(pool.wait_until_running("pg_sleep(30)"));
     const bool from_another_thread = GENERATE(false, true);
     int32_t status = -1;
-    if (from_another_thread) std::thread([&] { status = pool.release(lease); }).join();
-    else status = pool.release(lease);
+    if (from_another_thread)
+        std::thread([&] { status = pool.release(lease); }).join();
+    else
+        status = pool.release(lease);
     CHECK(status == PQPOOL_OK);
     const auto done = queue.wait();
     CHECK(done.id == id);
@@ -155,7 +157,8 @@ TEST_CASE("shutdown_completes_everything_that_is_under_way", "[queue][cancel]") 
     Pool pool({{"min_size", "1"}, {"max_size", "1"}});
     Queue queue(pool);
     const auto lease = queue.acquire();
-    std::set<uint64_t> expected = {queue.execute(lease, "SELECT pg_sleep(30)"), queue.acquire_waiting(), queue.run("SELECT 1")};
+    std::set<uint64_t> expected = {queue.execute(lease, "SELECT pg_sleep(30)"), queue.acquire_waiting(),
+                                   queue.run("SELECT 1")};
     uint64_t down = 0;
     REQUIRE(pqpool_shutdown_async(queue, 100, nullptr, &down) == PQPOOL_OK);
     expected.insert(down);

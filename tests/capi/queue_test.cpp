@@ -185,9 +185,12 @@ TEST_CASE("a_queue_refuses_another_thread", "[queue]") {
         uint64_t id = 0;
         pqpool_lease none = 0;
         int32_t cancelled = 0;
-        statuses = {pqpool_execute_async(queue, lease, &statement, nullptr, &id), pqpool_run_async(queue, nullptr, &statement, nullptr, &id),
-                    pqpool_acquire_async(queue, nullptr, nullptr, &id, &none),    pqpool_queue_poll(queue, 0),
-                    pqpool_queue_cancel(queue, 1, &cancelled),                    pqpool_shutdown_async(queue, 0, nullptr, &id),
+        statuses = {pqpool_execute_async(queue, lease, &statement, nullptr, &id),
+                    pqpool_run_async(queue, nullptr, &statement, nullptr, &id),
+                    pqpool_acquire_async(queue, nullptr, nullptr, &id, &none),
+                    pqpool_queue_poll(queue, 0),
+                    pqpool_queue_cancel(queue, 1, &cancelled),
+                    pqpool_shutdown_async(queue, 0, nullptr, &id),
                     pqpool_await_open_async(queue, nullptr, &id)};
     }).join();
     for (const int32_t status : statuses) CHECK(status == PQPOOL_INVALID_ARGUMENT);
@@ -239,7 +242,8 @@ TEST_CASE("several_queues_in_several_threads_share_a_pool", "[queue]") {
                     const std::vector<pqpool_parameter> parameters = {text(text_of.c_str())};
                     const auto statement = statement_of("SELECT $1::text", parameters);
                     uint64_t id = 0;
-                    if (pqpool_run_async(queue, nullptr, &statement, nullptr, &id) != PQPOOL_OK) failures[t] = pqpool_error_message();
+                    if (pqpool_run_async(queue, nullptr, &statement, nullptr, &id) != PQPOOL_OK)
+                        failures[t] = pqpool_error_message();
                     expected[id] = text_of;
                 }
                 pqpool_completion completion{};
@@ -251,8 +255,10 @@ TEST_CASE("several_queues_in_several_threads_share_a_pool", "[queue]") {
                     continue;
                 }
                 const Result result(completion.result);
-                if (completion.status != PQPOOL_OK) failures[t] = pqpool_result_error_message(result.get());
-                else if (value(result) != expected[completion.id]) failures[t] = "another's answer";
+                if (completion.status != PQPOOL_OK)
+                    failures[t] = pqpool_result_error_message(result.get());
+                else if (value(result) != expected[completion.id])
+                    failures[t] = "another's answer";
                 done++;
             }
             pqpool_queue_free(queue);

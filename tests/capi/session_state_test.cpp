@@ -13,9 +13,15 @@ struct Leftover {
 
 const Leftover kLeftovers[] = {
     {"a setting", {"SET work_mem = '7MB'"}, "SELECT current_setting('work_mem') <> '7MB'"},
-    {"a setting by function", {"SELECT set_config('work_mem', '7MB', false)"}, "SELECT current_setting('work_mem') <> '7MB'"},
-    {"a setting of a custom name", {"SET app.tenant = 'a'"}, "SELECT coalesce(current_setting('app.tenant', true), '') = ''"},
-    {"a setting in a transaction", {"BEGIN", "SET work_mem = '7MB'", "COMMIT"}, "SELECT current_setting('work_mem') <> '7MB'"},
+    {"a setting by function",
+     {"SELECT set_config('work_mem', '7MB', false)"},
+     "SELECT current_setting('work_mem') <> '7MB'"},
+    {"a setting of a custom name",
+     {"SET app.tenant = 'a'"},
+     "SELECT coalesce(current_setting('app.tenant', true), '') = ''"},
+    {"a setting in a transaction",
+     {"BEGIN", "SET work_mem = '7MB'", "COMMIT"},
+     "SELECT current_setting('work_mem') <> '7MB'"},
     {"the search path", {"SET search_path TO pg_catalog"}, "SELECT current_setting('search_path') <> 'pg_catalog'"},
     {"the time zone", {"SET TIME ZONE 'Asia/Kathmandu'"}, "SELECT current_setting('TimeZone') <> 'Asia/Kathmandu'"},
     {"a default isolation level",
@@ -26,19 +32,31 @@ const Leftover kLeftovers[] = {
     {"a role and a failed statement", {"SET ROLE pg_monitor", "SELECT 1/0"}, "SELECT current_user = session_user"},
     {"a channel", {"LISTEN somebody"}, "SELECT count(*) = 0 FROM pg_listening_channels()"},
     {"a temporary table", {"CREATE TEMP TABLE leftover (i int)"}, "SELECT to_regclass('pg_temp.leftover') IS NULL"},
-    {"a temporary table by query", {"SELECT 1 AS i INTO TEMPORARY leftover"}, "SELECT to_regclass('pg_temp.leftover') IS NULL"},
-    {"a temporary table by schema", {"CREATE TABLE pg_temp.leftover (i int)"}, "SELECT to_regclass('pg_temp.leftover') IS NULL"},
-    {"an advisory lock", {"SELECT pg_advisory_lock(99)"}, "SELECT count(*) = 0 FROM pg_locks WHERE locktype = 'advisory'"},
+    {"a temporary table by query",
+     {"SELECT 1 AS i INTO TEMPORARY leftover"},
+     "SELECT to_regclass('pg_temp.leftover') IS NULL"},
+    {"a temporary table by schema",
+     {"CREATE TABLE pg_temp.leftover (i int)"},
+     "SELECT to_regclass('pg_temp.leftover') IS NULL"},
+    {"an advisory lock",
+     {"SELECT pg_advisory_lock(99)"},
+     "SELECT count(*) = 0 FROM pg_locks WHERE locktype = 'advisory'"},
     {"an advisory lock in a failed transaction",
      {"BEGIN", "SELECT pg_try_advisory_lock(98)", "SELECT 1/0"},
      "SELECT count(*) = 0 FROM pg_locks WHERE locktype = 'advisory'"},
     {"a cursor WITH HOLD",
      {"BEGIN", "DECLARE held CURSOR WITH HOLD FOR SELECT generate_series(1, 10)", "COMMIT"},
      "SELECT count(*) = 0 FROM pg_cursors WHERE name = 'held'"},
-    {"an open transaction", {"BEGIN", "CREATE TABLE never_committed (i int)"}, "SELECT to_regclass('never_committed') IS NULL"},
+    {"an open transaction",
+     {"BEGIN", "CREATE TABLE never_committed (i int)"},
+     "SELECT to_regclass('never_committed') IS NULL"},
     {"a failed transaction", {"BEGIN", "SELECT 1/0"}, "SELECT true"},
-    {"a prepared statement", {"PREPARE mine AS SELECT 1"}, "SELECT count(*) = 0 FROM pg_prepared_statements WHERE name = 'mine'"},
-    {"a setting by a DO block", {"DO $$ BEGIN SET work_mem = '7MB'; END $$"}, "SELECT current_setting('work_mem') <> '7MB'"},
+    {"a prepared statement",
+     {"PREPARE mine AS SELECT 1"},
+     "SELECT count(*) = 0 FROM pg_prepared_statements WHERE name = 'mine'"},
+    {"a setting by a DO block",
+     {"DO $$ BEGIN SET work_mem = '7MB'; END $$"},
+     "SELECT current_setting('work_mem') <> '7MB'"},
     {"a RESET of what init_sql set", {"RESET ALL"}, "SELECT current_setting('app.init') = 'yes'"},
     {"a DISCARD of what init_sql set", {"DISCARD ALL"}, "SELECT current_setting('app.init') = 'yes'"},
 };
@@ -51,7 +69,10 @@ TEST_CASE("session_state_left_behind_is_not_seen_by_the_next_lease", "[session s
         // The next lease's first statement may share its packet with the reset, or not.
         for (const char* before : {"", "BEGIN", "SET LOCAL work_mem = '5MB'"}) {
             INFO(leftover.name << ", validation " << validation << ", first '" << before << "'");
-            Pool pool({{"min_size", "1"}, {"max_size", "1"}, {"validation", validation}, {"init_sql", "SET app.init = 'yes'"}});
+            Pool pool({{"min_size", "1"},
+                       {"max_size", "1"},
+                       {"validation", validation},
+                       {"init_sql", "SET app.init = 'yes'"}});
             const auto lease = pool.acquire();
             const auto pid = pool.execute(lease, "SELECT pg_backend_pid()").value();
             for (const char* sql : leftover.left) {
@@ -79,7 +100,9 @@ TEST_CASE("what_other_sessions_could_feel_ends_with_the_release_not_with_the_nex
     REQUIRE(pool.execute(lease, "LOCK TABLE pg_description IN ACCESS EXCLUSIVE MODE").status == PQPOOL_OK);
     REQUIRE(pool.release(lease) == PQPOOL_OK);
     Observer observer;
-    CHECK(wait_until([&] { return observer.ask("SELECT count(*) FROM pg_locks WHERE objid = 4242 OR mode = 'AccessExclusiveLock'") == "0"; }));
+    CHECK(wait_until([&] {
+        return observer.ask("SELECT count(*) FROM pg_locks WHERE objid = 4242 OR mode = 'AccessExclusiveLock'") == "0";
+    }));
 }
 
 TEST_CASE("a_failing_first_statement_does_not_keep_the_reset_from_the_next", "[session state]") {
@@ -88,7 +111,8 @@ TEST_CASE("a_failing_first_statement_does_not_keep_the_reset_from_the_next", "[s
     REQUIRE(pool.execute(lease, "SET work_mem = '7MB'").status == PQPOOL_OK);
     REQUIRE(pool.release(lease) == PQPOOL_OK);
     lease = pool.acquire();
-    CHECK(pool.execute(lease, "SELECT 1/0").sqlstate == "22012");  // the reset in the same packet is rolled back with it
+    CHECK(pool.execute(lease, "SELECT 1/0").sqlstate ==
+          "22012");  // the reset in the same packet is rolled back with it
     CHECK(pool.execute(lease, "SELECT current_setting('work_mem') <> '7MB'").value() == "t");
     REQUIRE(pool.execute(lease, "SET work_mem = '6MB'").status == PQPOOL_OK);
     CHECK(pool.execute(lease, "SELECT current_setting('work_mem')").value() == "6MB");
@@ -111,7 +135,8 @@ TEST_CASE("reset_can_be_switched_off_or_made_certain", "[session state]") {
     SECTION("always undoes what no text told") {
         Observer observer;
         observer.ask(
-            "CREATE OR REPLACE FUNCTION set_in_secret() RETURNS void LANGUAGE sql AS $$ SELECT pg_catalog.set_config('work_mem', '7MB', false) $$");
+            "CREATE OR REPLACE FUNCTION set_in_secret() RETURNS void LANGUAGE sql AS $$ SELECT "
+            "pg_catalog.set_config('work_mem', '7MB', false) $$");
         Pool pool({{"min_size", "1"}, {"max_size", "1"}, {"reset", "always"}});
         const auto lease = pool.acquire();
         REQUIRE(pool.execute(lease, "SELECT set_in_secret()").status == PQPOOL_OK);

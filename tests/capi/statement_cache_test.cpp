@@ -7,7 +7,8 @@ namespace {
 
 // Prepared by the pool in the lease's session; its own check does not count.
 std::string prepared(Pool& pool, pqpool_lease lease) {
-    return pool.execute(lease, "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%/* cached */'").value();
+    return pool.execute(lease, "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%/* cached */'")
+        .value();
 }
 
 }  // namespace
@@ -97,15 +98,19 @@ TEST_CASE("no_more_statements_are_kept_than_the_option_says", "[statement cache]
         }
     }
     CHECK(pool.execute(lease, "SELECT 1").status == PQPOOL_OK);  // its packet carries the last eviction
-    CHECK(std::stoi(pool.execute(lease, "SELECT count(*) FROM pg_prepared_statements WHERE name <> 'pqpool_check'").value()) <= 2);
+    CHECK(std::stoi(pool.execute(lease, "SELECT count(*) FROM pg_prepared_statements WHERE name <> 'pqpool_check'")
+                        .value()) <= 2);
 
     SECTION("evictions wait for the end of a transaction, and do not fail it") {
         REQUIRE(pool.execute(lease, "BEGIN").status == PQPOOL_OK);
         for (int i = 0; i < 5; i++)
-            for (int use = 0; use < 2; use++) CHECK(pool.execute(lease, ("SELECT " + std::to_string(i) + " /* cached too */").c_str()).value() == std::to_string(i));
+            for (int use = 0; use < 2; use++)
+                CHECK(pool.execute(lease, ("SELECT " + std::to_string(i) + " /* cached too */").c_str()).value() ==
+                      std::to_string(i));
         REQUIRE(pool.execute(lease, "COMMIT").status == PQPOOL_OK);
         CHECK(pool.execute(lease, "SELECT 1").status == PQPOOL_OK);
-        CHECK(std::stoi(pool.execute(lease, "SELECT count(*) FROM pg_prepared_statements WHERE name <> 'pqpool_check'").value()) <= 2);
+        CHECK(std::stoi(pool.execute(lease, "SELECT count(*) FROM pg_prepared_statements WHERE name <> 'pqpool_check'")
+                            .value()) <= 2);
     }
     CHECK(pool.release(lease) == PQPOOL_OK);
 }
@@ -114,7 +119,8 @@ TEST_CASE("with_a_cache_of_none_the_server_keeps_nothing", "[statement cache]") 
     Pool pool({{"min_size", "1"}, {"max_size", "1"}, {"statement_cache_size", "0"}});
     for (int i = 0; i < 4; i++) CHECK(pool.run("SELECT $1::text", {text("x")}).value() == "x");
     const auto lease = pool.acquire();
-    for (int i = 0; i < 4; i++) CHECK(pool.execute(lease, "SELECT count(*) FROM pg_prepared_statements", {}, PQPOOL_AUTOMATIC).value() == "0");
+    for (int i = 0; i < 4; i++)
+        CHECK(pool.execute(lease, "SELECT count(*) FROM pg_prepared_statements", {}, PQPOOL_AUTOMATIC).value() == "0");
     CHECK(pool.execute(lease, "SELECT pg_sleep(30)", {}, PQPOOL_TEXT, 50).status == PQPOOL_STATEMENT_TIMEOUT);
     CHECK(pool.execute(lease, "SELECT 2").value() == "2");
     CHECK(pool.release(lease) == PQPOOL_OK);

@@ -14,7 +14,8 @@ constexpr uint32_t kInt4 = 23, kText = 25, kBytea = 17;
 
 TEST_CASE("a_result_tells_rows_columns_types_and_values", "[statements]") {
     Pool pool;
-    const auto done = pool.run("SELECT i AS number, 'row ' || i AS name, NULL::text AS nothing FROM generate_series(1, 3) i");
+    const auto done =
+        pool.run("SELECT i AS number, 'row ' || i AS name, NULL::text AS nothing FROM generate_series(1, 3) i");
     REQUIRE(done.status == PQPOOL_OK);
     const auto* result = done.result.get();
     CHECK(pqpool_result_rows(result) == 3);
@@ -45,7 +46,8 @@ TEST_CASE("a_result_tells_rows_columns_types_and_values", "[statements]") {
 TEST_CASE("a_command_without_rows_gives_its_tag", "[statements]") {
     Pool pool({{"max_size", "2"}});
     const auto lease = pool.acquire();
-    CHECK(std::string(pqpool_result_command_tag(pool.execute(lease, "CREATE TEMP TABLE t (i int)").result.get())) == "CREATE TABLE");
+    CHECK(std::string(pqpool_result_command_tag(pool.execute(lease, "CREATE TEMP TABLE t (i int)").result.get())) ==
+          "CREATE TABLE");
     const auto inserted = pool.execute(lease, "INSERT INTO t SELECT generate_series(1, 5)");
     CHECK(std::string(pqpool_result_command_tag(inserted.result.get())) == "INSERT 0 5");
     CHECK(pqpool_result_rows(inserted.result.get()) == 0);
@@ -71,7 +73,8 @@ TEST_CASE("results_come_in_the_format_asked_for", "[statements]") {
     const auto second = pool.execute(lease, "SELECT 4", {}, PQPOOL_AUTOMATIC);
     CHECK(pqpool_result_is_binary(second.result.get()) == 1);
     CHECK(std::memcmp(pqpool_result_value(second.result.get(), 0, 0), four, 4) == 0);
-    for (int i = 0; i < 4; i++) CHECK(pool.execute(lease, "SELECT 4, '(1,2)'::point", {}, PQPOOL_AUTOMATIC).value() == "4");
+    for (int i = 0; i < 4; i++)
+        CHECK(pool.execute(lease, "SELECT 4, '(1,2)'::point", {}, PQPOOL_AUTOMATIC).value() == "4");
     // The same text asked for as text stays text, also when it is prepared.
     for (int i = 0; i < 3; i++) CHECK(pool.execute(lease, "SELECT 4", {}, PQPOOL_TEXT).value() == "4");
     CHECK(pool.release(lease) == PQPOOL_OK);
@@ -83,8 +86,10 @@ TEST_CASE("parameters_go_as_text_binary_or_null", "[statements]") {
     for (int use = 0; use < 4; use++) {  // unprepared, being prepared, and prepared
         const char seven[] = {0, 0, 0, 7};
         const char bytes[] = {'a', 0, 'b'};
-        const std::vector<pqpool_parameter> parameters = {text("35"), {seven, kInt4, 4, 1, 0}, text(nullptr), {bytes, kBytea, 3, 1, 0}, text("it's; --")};
-        const auto done = pool.execute(lease, "SELECT $1::int + $2, $3::text IS NULL, encode($4, 'hex'), $5::text", parameters);
+        const std::vector<pqpool_parameter> parameters = {
+            text("35"), {seven, kInt4, 4, 1, 0}, text(nullptr), {bytes, kBytea, 3, 1, 0}, text("it's; --")};
+        const auto done =
+            pool.execute(lease, "SELECT $1::int + $2, $3::text IS NULL, encode($4, 'hex'), $5::text", parameters);
         REQUIRE(done.value() == "42");
         CHECK(value(done.result, 0, 1) == "t");
         CHECK(value(done.result, 0, 2) == "610062");
@@ -155,8 +160,9 @@ TEST_CASE("a_failed_transaction_stays_failed_until_it_is_ended", "[statements]")
 
 TEST_CASE("statements_that_refuse_company_run_as_a_leases_first", "[statements]") {
     Pool pool({{"max_size", "2"}});
-    for (const char* sql : {"VACUUM pg_class", "BEGIN ISOLATION LEVEL SERIALIZABLE", "CHECKPOINT", "SET work_mem = '8MB'", "VALUES (1)", "TABLE pg_database",
-                            "SHOW work_mem", "EXPLAIN SELECT 1", "DO 'BEGIN NULL; END'"}) {
+    for (const char* sql :
+         {"VACUUM pg_class", "BEGIN ISOLATION LEVEL SERIALIZABLE", "CHECKPOINT", "SET work_mem = '8MB'", "VALUES (1)",
+          "TABLE pg_database", "SHOW work_mem", "EXPLAIN SELECT 1", "DO 'BEGIN NULL; END'"}) {
         INFO(sql);
         const auto lease = pool.acquire();
         const auto done = pool.execute(lease, sql);
@@ -184,7 +190,8 @@ TEST_CASE("the_raw_connection_takes_copy_and_returns_to_the_pool_clean", "[state
     REQUIRE(PQpipelineStatus(raw) == PQ_PIPELINE_OFF);
     REQUIRE(PQisnonblocking(raw) == 0);
 
-    const std::unique_ptr<PGresult, decltype(&PQclear)> created(PQexec(raw, "CREATE TEMP TABLE t (i int, name text)"), PQclear);
+    const std::unique_ptr<PGresult, decltype(&PQclear)> created(PQexec(raw, "CREATE TEMP TABLE t (i int, name text)"),
+                                                                PQclear);
     REQUIRE(PQresultStatus(created.get()) == PGRES_COMMAND_OK);
     const std::unique_ptr<PGresult, decltype(&PQclear)> copy(PQexec(raw, "COPY t FROM STDIN"), PQclear);
     REQUIRE(PQresultStatus(copy.get()) == PGRES_COPY_IN);
@@ -196,20 +203,23 @@ TEST_CASE("the_raw_connection_takes_copy_and_returns_to_the_pool_clean", "[state
     REQUIRE(PQgetResult(raw) == nullptr);
 
     SECTION("statements of the lease go on beside it") {
-        for (int i = 0; i < 3; i++) CHECK(pool.execute(lease, "SELECT string_agg(name, ',' ORDER BY i) FROM t").value() == "one,two");
+        for (int i = 0; i < 3; i++)
+            CHECK(pool.execute(lease, "SELECT string_agg(name, ',' ORDER BY i) FROM t").value() == "one,two");
         REQUIRE(pqpool_lease_pgconn(pool, lease, &raw) == PQPOOL_OK);
         const std::unique_ptr<PGresult, decltype(&PQclear)> again(PQexec(raw, "SELECT count(*) FROM t"), PQclear);
         CHECK(std::string(PQgetvalue(again.get(), 0, 0)) == "2");
         CHECK(pool.execute(lease, "SELECT count(*) FROM t").value() == "2");
     }
     SECTION("whatever it changed is undone") {
-        const std::unique_ptr<PGresult, decltype(&PQclear)> left(PQexec(raw, "SET work_mem = '9MB'; LISTEN something; PREPARE mine AS SELECT 1; BEGIN"), PQclear);
+        const std::unique_ptr<PGresult, decltype(&PQclear)> left(
+            PQexec(raw, "SET work_mem = '9MB'; LISTEN something; PREPARE mine AS SELECT 1; BEGIN"), PQclear);
         REQUIRE(PQresultStatus(left.get()) == PGRES_COMMAND_OK);
     }
     CHECK(pool.release(lease) == PQPOOL_OK);
 
     const auto next = pool.acquire();
-    CHECK(pool.execute(next, "SELECT to_regclass('pg_temp.t') IS NULL AND current_setting('work_mem') <> '9MB'").value() == "t");
+    CHECK(pool.execute(next, "SELECT to_regclass('pg_temp.t') IS NULL AND current_setting('work_mem') <> '9MB'")
+              .value() == "t");
     CHECK(pool.execute(next, "SELECT count(*) FROM pg_listening_channels()").value() == "0");
     CHECK(pool.execute(next, "SELECT count(*) FROM pg_prepared_statements WHERE name = 'mine'").value() == "0");
     CHECK(pool.release(next) == PQPOOL_OK);

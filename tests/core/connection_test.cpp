@@ -17,8 +17,9 @@ std::string value_of(const ConnectPlan& plan, std::string_view keyword) {
 }  // namespace
 
 TEST_CASE("a_plan_takes_urls_and_keyword_strings", "[connection]") {
-    for (const char* url : {"postgresql://ann:pw@10.0.0.1:5433/app", "postgresql+asyncpg://ann:pw@10.0.0.1:5433/app", "postgres://ann:pw@10.0.0.1:5433/app",
-                            "host=10.0.0.1 port=5433 dbname=app user=ann password=pw"}) {
+    for (const char* url :
+         {"postgresql://ann:pw@10.0.0.1:5433/app", "postgresql+asyncpg://ann:pw@10.0.0.1:5433/app",
+          "postgres://ann:pw@10.0.0.1:5433/app", "host=10.0.0.1 port=5433 dbname=app user=ann password=pw"}) {
         INFO(url);
         const ConnectPlan plan(url);
         CHECK(value_of(plan, "host") == "10.0.0.1");
@@ -33,7 +34,8 @@ TEST_CASE("a_plan_takes_urls_and_keyword_strings", "[connection]") {
 }
 
 TEST_CASE("what_the_caller_says_goes_before_the_pools_own_settings", "[connection]") {
-    const ConnectPlan plan("postgresql://h/d?application_name=mine&tcp_user_timeout=5&keepalives_idle=7&fallback_application_name=other");
+    const ConnectPlan plan(
+        "postgresql://h/d?application_name=mine&tcp_user_timeout=5&keepalives_idle=7&fallback_application_name=other");
     CHECK(value_of(plan, "application_name") == "mine");
     CHECK(value_of(plan, "tcp_user_timeout") == "5");
     CHECK(value_of(plan, "keepalives_idle") == "7");
@@ -59,7 +61,8 @@ TEST_CASE("a_resolved_name_keeps_its_host_and_gains_addresses", "[connection]") 
 }
 
 TEST_CASE("a_plan_that_cannot_be_read_is_refused_without_its_password", "[connection]") {
-    for (const char* url : {"postgresql://u:secret%zz@h/d", "host=h password='secret", "postgresql://u:secret@h/d?no_such_keyword=1", "postgresql://u:secret@[::1/d"}) {
+    for (const char* url : {"postgresql://u:secret%zz@h/d", "host=h password='secret",
+                            "postgresql://u:secret@h/d?no_such_keyword=1", "postgresql://u:secret@[::1/d"}) {
         INFO(url);
         try {
             const ConnectPlan plan(url);
@@ -75,7 +78,8 @@ TEST_CASE("sqlstates_tell_what_to_do_with_a_connection", "[connection]") {
     for (const char* final : {"28P01", "28000", "3D000", "42501", "42704", "22023"}) CHECK(is_final_for_connect(final));
     for (const char* passing : {"57P03", "53300", "08006", ""}) CHECK_FALSE(is_final_for_connect(passing));
     for (const char* condemned : {"57P01", "57P02", "57P03", "25006", "08006"}) CHECK(condemns_connection(condemned));
-    for (const char* harmless : {"57014", "23505", "42601", "40001", "08P01", ""}) CHECK_FALSE(condemns_connection(harmless));
+    for (const char* harmless : {"57014", "23505", "42601", "40001", "08P01", ""})
+        CHECK_FALSE(condemns_connection(harmless));
 }
 
 TEST_CASE("every_kind_of_error_has_a_name", "[connection]") {

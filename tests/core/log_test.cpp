@@ -27,7 +27,8 @@ TEST_CASE("a_context_is_a_json_object_in_the_order_of_its_members", "[log]") {
     CHECK(LogContext().json() == "{}");
     CHECK(LogContext().add("name", "text").add("count", std::int64_t{3}).json() == R"({"name": "text", "count": 3})");
     CHECK_THAT(LogContext().add("seconds", 0.25).json(), Catch::Contains("0.25"));
-    CHECK(LogContext().add("name", "a \"quoted\"\\ line\nand\ttab").json() == R"({"name": "a \"quoted\"\\ line\u000aand\u0009tab"})");
+    CHECK(LogContext().add("name", "a \"quoted\"\\ line\nand\ttab").json() ==
+          R"({"name": "a \"quoted\"\\ line\u000aand\u0009tab"})");
     CHECK_THAT(LogContext().add("name", std::string_view("\x01", 1)).json(), Catch::Contains("\\u0001"));
 }
 
@@ -37,7 +38,8 @@ TEST_CASE("lines_below_the_level_are_not_made", "[log]") {
     CHECK(log.is_enabled(LogLevel::warning));
     log.set_level(LogLevel::debug);
     CHECK(log.is_enabled(LogLevel::debug));
-    for (const char* name : {"debug", "info", "warning", "error"}) CHECK(std::string(name_of(log_level_of(name))) == name);
+    for (const char* name : {"debug", "info", "warning", "error"})
+        CHECK(std::string(name_of(log_level_of(name))) == name);
 }
 
 TEST_CASE("the_ring_keeps_the_newest_thousand_lines_in_order", "[log]") {

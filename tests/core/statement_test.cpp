@@ -119,7 +119,8 @@ TEST_CASE("a_statement_owns_copies_of_what_it_was_given", "[statement]") {
     std::string sql = "SELECT $1, $2, $3";
     std::string one = "one";
     const char bytes[] = {'a', 0, 'b'};
-    const Parameter parameters[] = {{.value = one.c_str()}, {.type = 17, .binary = true, .length = 3, .value = bytes}, {.type = 25}};
+    const Parameter parameters[] = {
+        {.value = one.c_str()}, {.type = 17, .binary = true, .length = 3, .value = bytes}, {.type = 25}};
     statement.assign(sql, parameters, 3, ResultFormat::binary);
     sql = one = "overwritten";
     CHECK(statement.text() == "SELECT $1, $2, $3");

@@ -14,6 +14,7 @@ import pytest
 
 from pqpool import (
     Connection,
+    ConnectionLostError,
     ConnectionPoolManager,
     InvalidArgumentError,
     LeaseBusyError,
@@ -22,7 +23,7 @@ from pqpool import (
     Record,
     StatementTimeoutError,
 )
-from support.pools import open_pool
+from support.pools import assert_sound, open_pool
 
 
 @pytest.fixture
@@ -306,6 +307,19 @@ async def test_cancelled_task_leaves_the_connection_usable(conn: Connection) -> 
     start = loop.time()
     assert await conn.fetchval("SELECT 2") == 2
     assert loop.time() - start < 2.0
+
+
+async def test_statement_that_ends_its_own_session_is_not_sent_for_ever(pool: ConnectionPoolManager) -> None:
+    for _ in range(2):
+        before = pool.get_statistics().connections_lost
+        with pytest.raises(ConnectionLostError, match="ended 3 sessions in the midst of this statement"):
+            await pool.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        assert pool.get_statistics().connections_lost - before == 3
+    async with pool.acquire() as conn:
+        await conn.fetchval("SELECT 1")
+        with pytest.raises(ConnectionLostError, match="whether it was executed is unknown"):
+            await conn.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+    await assert_sound(pool)
 
 
 async def test_use_after_release_is_refused(pool: ConnectionPoolManager) -> None:

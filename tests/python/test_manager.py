@@ -151,6 +151,21 @@ async def test_shutdown_past_its_timeout_breaks_the_lease(
     assert "test_shutdown_past_its_timeout" in warning.context["stack"]  # type: ignore[attr-defined]
 
 
+async def test_log_tells_a_shutdown_in_its_order(database_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(20):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "pqpool"):
+            async with open_pool(database_url):
+                pass
+        said = [record.message for record in caplog.records]
+        assert [words.split(":")[0] for words in said] == [
+            "Connection pool initialized",
+            "Connection pool shutting down",
+            "Connection pool terminated",
+        ]
+        assert [r.created for r in caplog.records] == sorted(r.created for r in caplog.records)
+
+
 # ---- acquire ----
 
 

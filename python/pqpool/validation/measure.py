@@ -81,11 +81,12 @@ class Subject:
         self._process = process
 
     @classmethod
-    async def start(cls, name: str, url: str, folder: str | None = None) -> Subject:
+    async def start(cls, name: str, url: str, folder: str | None = None, **variables: str) -> Subject:
         environment = {
             **os.environ,
             "DATABASE_URL": url,
             "PYTHONPATH": os.pathsep.join(p or str(Path.cwd()) for p in sys.path),
+            **variables,
         }
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -132,9 +133,9 @@ class Subject:
             self._process.kill()
 
 
-async def run_subject(name: str, url: str, timeout: float = 30.0) -> dict[str, Any]:
+async def run_subject(name: str, url: str, timeout: float = 30.0, **variables: str) -> dict[str, Any]:
     """Runs a subject that prints one line and ends."""
-    subject = await Subject.start(name, url)
+    subject = await Subject.start(name, url, **variables)
     try:
         answer = await subject.answer(timeout)
         code, errors = await subject.end(timeout)
