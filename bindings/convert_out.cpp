@@ -12,8 +12,6 @@
 
 namespace pqpool_python {
 
-bool prepare_parameter_types();
-
 namespace {
 
 enum Oid : uint32_t {
@@ -438,6 +436,8 @@ Ref decode_array_text(const char*& at, const char* end, uint32_t element) {
 }
 
 Ref decode_text(uint32_t type, const char* value, int length) {
+    if (type == kDate || type == kTime || type == kTimetz || type == kTimestamp || type == kTimestamptz)
+        return decode_time_text(type, value, length);
     switch (type) {
         case kBool:
             return Ref::borrow(*value == 't' ? Py_True : Py_False);
@@ -464,12 +464,6 @@ Ref decode_text(uint32_t type, const char* value, int length) {
         }
         case kVoid:
             return Ref::borrow(Py_None);
-        case kDate:
-        case kTime:
-        case kTimetz:
-        case kTimestamp:
-        case kTimestamptz:
-            return decode_time_text(type, value, length);
         case kInterval:
             return decode_interval_text(value, length);
         default:

@@ -59,6 +59,7 @@ void set_record_item(PyObject* record, Py_ssize_t index, Ref item);
 // ---- values ----
 
 bool prepare_conversions();
+bool prepare_parameter_types();
 // The value of one cell; an empty Ref with a Python error set where it cannot be had.
 Ref decode(const pqpool_result* result, int32_t row, int32_t column);
 
