@@ -39,16 +39,14 @@ bool Result::all_types_have_binary_form() const {
 
 bool has_binary_form(std::uint32_t type) {
     static constexpr std::uint32_t kTypes[] = {
-        16,   17,   18,   19,   20,   21,   23,   25,   26,   114,  700,  701,  1042,
-        1043,  // bool bytea "char" name int8 int2 int4 text oid json float4 float8 bpchar varchar
-        1082, 1083, 1114, 1184, 1186, 1266, 1700, 2278, 2950, 3802,  // date time timestamp timestamptz interval timetz
-                                                                     // numeric void uuid jsonb
-        199,  1000, 1001, 1002, 1003, 1005, 1007, 1009, 1014, 1015, 1016,  // arrays: json bool bytea "char" name int2
-                                                                           // int4 text bpchar varchar int8
-        1021, 1022, 1028, 1115, 1182, 1183, 1185, 1187, 1231, 1270, 2951, 3807,  // float4 float8 oid timestamp date
-                                                                                 // time timestamptz interval numeric
-                                                                                 // timetz uuid jsonb
-    };
+        // bool bytea "char" name int8 int2 int4 text oid json float4 float8 bpchar varchar
+        16, 17, 18, 19, 20, 21, 23, 25, 26, 114, 700, 701, 1042, 1043,
+        // date time timestamp timestamptz interval timetz numeric void uuid jsonb
+        1082, 1083, 1114, 1184, 1186, 1266, 1700, 2278, 2950, 3802,
+        // arrays of json bool bytea "char" name int2 int4 text bpchar varchar int8
+        199, 1000, 1001, 1002, 1003, 1005, 1007, 1009, 1014, 1015, 1016,
+        // arrays of float4 float8 oid timestamp date time timestamptz interval numeric timetz uuid jsonb
+        1021, 1022, 1028, 1115, 1182, 1183, 1185, 1187, 1231, 1270, 2951, 3807};
     return std::find(std::begin(kTypes), std::end(kTypes), type) != std::end(kTypes);
 }
 
