@@ -12,12 +12,11 @@ struct Acquire {
     PyObject_HEAD PyObject* manager;
     PyObject* drivers;  // the manager's, by event loop
     PyObject *timeout, *leak_timeout;
-    PyObject *driver, *lease;
-    PyObject *future, *waiting;  // while it waits: the future, and its iterator
-    unsigned long long id;
+    PyObject* lease;
+    PyObject* waiting;  // while it waits: the Answer
 };
 
-PyObject *get_running_loop, *new_driver_name, *wait_failed_name, *throw_name;
+PyObject *get_loop, *new_driver_name, *wait_failed_name, *throw_name, *close_name;
 PyObject* nothing_to_await;  // the awaitable that leaving gives
 
 Acquire* acquire_of(PyObject* self) { return reinterpret_cast<Acquire*>(self); }
@@ -36,8 +35,8 @@ PyObject* acquire_new(PyTypeObject* type, PyObject* args, PyObject*) {
 
 int acquire_clear(PyObject* object) {
     Acquire* self = acquire_of(object);
-    for (PyObject** member : {&self->manager, &self->drivers, &self->timeout, &self->leak_timeout, &self->driver,
-                              &self->lease, &self->future, &self->waiting})
+    for (PyObject** member :
+         {&self->manager, &self->drivers, &self->timeout, &self->leak_timeout, &self->lease, &self->waiting})
         Py_CLEAR(*member);
     return 0;
 }
@@ -47,9 +46,7 @@ int acquire_traverse(PyObject* object, visitproc visit, void* arg) {
     Py_VISIT(Py_TYPE(object));
     Py_VISIT(self->manager);
     Py_VISIT(self->drivers);
-    Py_VISIT(self->driver);
     Py_VISIT(self->lease);
-    Py_VISIT(self->future);
     Py_VISIT(self->waiting);
     return 0;
 }
@@ -64,107 +61,72 @@ void acquire_dealloc(PyObject* object) {
 
 // The running loop's driver.
 Ref find_driver(Acquire* self) {
-    const Ref loop = Ref::steal(PyObject_CallNoArgs(get_running_loop));
+    const Ref loop = Ref::steal(PyObject_CallNoArgs(get_loop));
     if (!loop) return {};
     PyObject* known = PyDict_GetItemWithError(self->drivers, loop.get());
     if (known || PyErr_Occurred()) return Ref::borrow(known);
     return Ref::steal(PyObject_CallMethodOneArg(self->manager, new_driver_name, loop.get()));
 }
 
-// The wait ended with an exception, which stays set: the request is cancelled, or a grant that came too late given
-// back, or the error explained.
+// The wait ended with an exception, which stays set. A timeout's message shows who holds the connections.
 void wait_failed(Acquire* self) {
     PyObject *type, *error, *trace;
     PyErr_Fetch(&type, &error, &trace);
     PyErr_NormalizeException(&type, &error, &trace);
     if (trace) PyException_SetTraceback(error, trace);
-    const Ref id = Ref::steal(PyLong_FromUnsignedLongLong(self->id));
-    const Ref done = Ref::steal(PyObject_CallMethodObjArgs(self->manager, wait_failed_name, self->driver, self->future,
-                                                           id.get(), error, nullptr));
+    const Ref done = Ref::steal(PyObject_CallMethodOneArg(self->manager, wait_failed_name, error));
     if (!done) PyErr_WriteUnraisable(self->manager);
     PyErr_Restore(type, error, trace);
+    Py_CLEAR(self->waiting);
 }
 
-PySendResult wait_on(Acquire* self, PyObject* sent, PyObject** result) {
-    const PySendResult how = PyIter_Send(self->waiting, sent, result);
+PySendResult wait_on(Acquire* self, PyObject** result) {
+    const PySendResult how = PyIter_Send(self->waiting, Py_None, result);
     if (how == PYGEN_NEXT) return how;
-    if (how == PYGEN_ERROR)
-        wait_failed(self);
-    else
-        self->lease = Py_NewRef(*result);
+    if (how == PYGEN_ERROR) return wait_failed(self), how;
+    self->lease = Py_NewRef(*result);
     Py_CLEAR(self->waiting);
-    Py_CLEAR(self->future);
     return how;
 }
 
-PySendResult acquire_send(PyObject* object, PyObject* sent, PyObject** result) {
+PySendResult acquire_send(PyObject* object, PyObject*, PyObject** result) {
     Acquire* self = acquire_of(object);
     *result = nullptr;
-    if (self->waiting) return wait_on(self, sent, result);
+    if (self->waiting) return wait_on(self, result);
     if (self->lease) {
         PyErr_SetString(PyExc_RuntimeError,
                         "this acquire() has given its connection already. Suggestion: call acquire() again");
         return PYGEN_ERROR;
     }
-    Ref driver = find_driver(self);
-    if (!driver) return PYGEN_ERROR;
-    Acquired acquired = acquire(reinterpret_cast<Driver*>(driver.get()), self->timeout, self->leak_timeout);
-    if (acquired.lease) {
-        self->lease = Py_NewRef(acquired.lease.get());
-        *result = acquired.lease.release();
-        return PYGEN_RETURN;
+    const Ref driver = find_driver(self);
+    Ref acquired = driver ? acquire(driver_of(driver.get()), self->timeout, self->leak_timeout) : Ref();
+    if (!acquired) return PYGEN_ERROR;
+    if (Py_IS_TYPE(acquired.get(), answer_type)) {
+        self->waiting = acquired.release();
+        return wait_on(self, result);
     }
-    if (!acquired.future) return PYGEN_ERROR;
-    self->waiting = Py_TYPE(acquired.future.get())->tp_as_async->am_await(acquired.future.get());
-    if (!self->waiting) return PYGEN_ERROR;
-    self->driver = driver.release();
-    self->id = acquired.id;
-    self->future = acquired.future.release();
-    return wait_on(self, sent, result);
-}
-
-PyObject* stop_with(PyObject* value) {
-    PyErr_SetObject(PyExc_StopIteration, value);
-    Py_DECREF(value);
-    return nullptr;
+    self->lease = Py_NewRef(acquired.get());
+    *result = acquired.release();
+    return PYGEN_RETURN;
 }
 
 PyObject* acquire_next(PyObject* object) {
     PyObject* result;
-    const PySendResult how = acquire_send(object, Py_None, &result);
-    return how == PYGEN_RETURN ? stop_with(result) : result;
+    return acquire_send(object, Py_None, &result) == PYGEN_RETURN ? stop_with(result) : result;
 }
 
 PyObject* acquire_throw(PyObject* object, PyObject* args) {
     Acquire* self = acquire_of(object);
-    if (!self->waiting) {  // not begun: the exception goes where it would in a coroutine
-        PyObject *type, *value = nullptr, *trace = nullptr;
-        if (!PyArg_UnpackTuple(args, "throw", 1, 3, &type, &value, &trace)) return nullptr;
-        if (PyExceptionInstance_Check(type))
-            PyErr_SetObject(PyExceptionInstance_Class(type), type);
-        else
-            PyErr_SetObject(type, value);
-        return nullptr;
-    }
+    if (!self->waiting) return throw_into_nothing(args);
     const Ref thrower = Ref::steal(PyObject_GetAttr(self->waiting, throw_name));
-    PyObject* result = thrower ? PyObject_Call(thrower.get(), args, nullptr) : nullptr;
-    if (result) return result;
+    Py_XDECREF(thrower ? PyObject_Call(thrower.get(), args, nullptr) : nullptr);
     wait_failed(self);
-    Py_CLEAR(self->waiting);
-    Py_CLEAR(self->future);
     return nullptr;
 }
 
 PyObject* acquire_close(PyObject* object, PyObject*) {
-    Acquire* self = acquire_of(object);
-    if (self->waiting) {
-        PyErr_SetNone(PyExc_GeneratorExit);
-        wait_failed(self);
-        PyErr_Clear();
-        Py_CLEAR(self->waiting);
-        Py_CLEAR(self->future);
-    }
-    Py_RETURN_NONE;
+    const Ref waiting = Ref::steal(std::exchange(acquire_of(object)->waiting, nullptr));
+    return waiting ? PyObject_CallMethodNoArgs(waiting.get(), close_name) : Py_NewRef(Py_None);
 }
 
 PyObject* acquire_enter(PyObject* object, PyObject*) { return Py_NewRef(object); }
@@ -201,10 +163,11 @@ PyObject* nothing_next(PyObject*) {
 
 bool add_acquire_type(PyObject* module) {
     const Ref asyncio = Ref::steal(PyImport_ImportModule("asyncio"));
-    get_running_loop = asyncio ? PyObject_GetAttrString(asyncio.get(), "get_running_loop") : nullptr;
+    get_loop = asyncio ? PyObject_GetAttrString(asyncio.get(), "get_running_loop") : nullptr;
     new_driver_name = PyUnicode_InternFromString("_new_driver");
     wait_failed_name = PyUnicode_InternFromString("_wait_failed");
     throw_name = PyUnicode_InternFromString("throw");
+    close_name = PyUnicode_InternFromString("close");
     PyType_Slot acquire_slots[] = {
         {Py_tp_new, slot(acquire_new)},
         {Py_tp_dealloc, slot(acquire_dealloc)},
@@ -233,7 +196,8 @@ bool add_acquire_type(PyObject* module) {
     const Ref nothing_type = Ref::steal(PyType_FromSpec(&nothing_spec));
     nothing_to_await = nothing_type ? PyObject_CallNoArgs(nothing_type.get()) : nullptr;
     acquire_type = add_type(module, "Acquire", acquire_spec);
-    return acquire_type && nothing_to_await && get_running_loop && new_driver_name && wait_failed_name && throw_name;
+    return acquire_type && nothing_to_await && get_loop && new_driver_name && wait_failed_name && throw_name &&
+           close_name;
 }
 
 }  // namespace pqpool_python

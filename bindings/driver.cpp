@@ -1,8 +1,8 @@
 // Driver: one event loop's side of a pool. Lease: one connection in the hands of that loop's tasks.
 //
-// The loop watches the driver's one descriptor; drain() then reads every ready socket, decodes, and resolves all the
-// futures it can. acquire, execute and release are plain calls in between: no thread is crossed and no task is switched
-// where nothing has to be waited for. These are the hot paths of the package, so both types are written against
+// The loop watches the driver's one descriptor; drain() then reads every ready socket, decodes, and steps all the tasks
+// whose answers are there. acquire, execute and release are plain calls in between: no thread is crossed and no task is
+// switched where nothing has to be waited for. These are the hot paths of the package, so its types are written against
 // Python's C interface.
 #include "driver_types.hpp"
 
@@ -10,32 +10,9 @@ namespace pqpool_python {
 
 PyTypeObject* driver_type = nullptr;
 PyCodeObject* end_of_stack = nullptr;
-
-static Pending* unused_pending(Driver* driver) {
-    Pending* pending = driver->free_pending;
-    if (!pending) return new Pending;
-    driver->free_pending = pending->next_free;
-    return pending;
-}
-
-Pending* new_pending(Driver* driver, Mode mode) {
-    Pending* pending = unused_pending(driver);
-    pending->mode = mode;
-    pending->future = PyObject_CallNoArgs(driver->create_future);
-    return pending;
-}
-
-void free_pending(Driver* driver, Pending* pending) {
-    Py_CLEAR(pending->future);
-    Py_CLEAR(pending->lease);
-    pending->stack.clear();
-    pending->next_free = driver->free_pending;
-    driver->free_pending = pending;
-}
+PyObject* get_running_loop = nullptr;
 
 namespace {
-
-PyObject *set_result_name, *set_exception_name, *done_name;
 
 // The result in the form that the statement's method gives.
 Ref convert(const pqpool_result* result, Mode mode, int column) {
@@ -71,41 +48,33 @@ Ref convert(const pqpool_result* result, Mode mode, int column) {
     return list;
 }
 
-bool is_done(PyObject* future) {
-    const Ref done = Ref::steal(PyObject_CallMethodNoArgs(future, done_name));
-    return !done || done.get() == Py_True;
+Ref caught_error() {
+    PyObject *type, *error, *trace;
+    PyErr_Fetch(&type, &error, &trace);
+    PyErr_NormalizeException(&type, &error, &trace);
+    Py_XDECREF(type);
+    Py_XDECREF(trace);
+    return Ref::steal(error);
 }
 
 // True unless a Python error has to go up to the caller.
-bool resolve(Driver* driver, Pending* pending, const pqpool_completion& completion) {
-    Ref value;
-    if (completion.status == PQPOOL_OK) {
-        if (pending->mode == Mode::acquire)
-            value = new_lease(driver, completion.lease, pending->stack);  // released again if nobody takes it
-        else
-            value =
-                completion.result ? convert(completion.result, pending->mode, pending->column) : Ref::borrow(Py_None);
-    }
-    Ref error;
-    if (completion.status != PQPOOL_OK) {
-        error = error_of_result(completion.status, completion.result);
-    } else if (!value) {  // a value that Python cannot hold
-        PyObject *type, *instance, *trace;
-        PyErr_Fetch(&type, &instance, &trace);
-        PyErr_NormalizeException(&type, &instance, &trace);
-        error = Ref::steal(instance);
-        Py_XDECREF(type);
-        Py_XDECREF(trace);
-    }
-    if (pending->lease) lease_of(pending->lease)->operation = 0;
-    if (is_done(pending->future)) {  // cancelled meanwhile
-        if (value && pending->mode == Mode::acquire) Py_XDECREF(PyObject_CallMethod(value.get(), "_release", nullptr));
-        PyErr_Clear();
+bool resolve(Answer* answer, const pqpool_completion& completion) {
+    if (answer->lease) lease_of(answer->lease)->operation = 0;
+    Py_CLEAR(answer->lease);
+    Driver* driver = answer->driver;
+    if (answer->state != Answer::State::pending) {  // cancelled meanwhile
+        if (completion.lease) pqpool_release(driver->pool->pool, completion.lease);
         return true;
     }
-    PyObject* name = value ? set_result_name : set_exception_name;
-    const Ref set = Ref::steal(PyObject_CallMethodOneArg(pending->future, name, value ? value.get() : error.get()));
-    return static_cast<bool>(set);
+    if (completion.status != PQPOOL_OK)
+        return settle(answer, error_of_result(completion.status, completion.result), false);
+    Ref value;
+    if (answer->mode == Mode::acquire)
+        value = new_lease(driver, completion.lease, answer->stack);
+    else
+        value = completion.result ? convert(completion.result, answer->mode, answer->column) : Ref::borrow(Py_None);
+    if (value) return settle(answer, std::move(value), true);
+    return settle(answer, caught_error(), false);  // a value that Python cannot hold
 }
 
 }  // namespace
@@ -113,17 +82,17 @@ bool resolve(Driver* driver, Pending* pending, const pqpool_completion& completi
 bool take_completions(Driver* driver) {
     pqpool_completion completion{};
     completion.struct_size = sizeof completion;
-    for (;;) {
+    while (driver->queue) {
         int32_t taken = 0;
         const int32_t status = pqpool_queue_next(driver->queue, &completion, &taken);
         if (status != PQPOOL_OK) return raise_last_error(status), false;
         if (!taken) return true;
-        auto* pending = static_cast<Pending*>(completion.user_data);
-        const bool good = resolve(driver, pending, completion);
+        const Ref answer = taken_back(static_cast<Answer*>(completion.user_data));
+        const bool good = resolve(answer_of(answer.get()), completion);
         pqpool_result_free(completion.result);
-        free_pending(driver, pending);
         if (!good) return false;
     }
+    return true;
 }
 
 bool is_open(Driver* driver) {
@@ -143,7 +112,7 @@ int64_t ms_of(PyObject* seconds, bool& good) {
     return value > 9e15 ? PQPOOL_NO_LIMIT : static_cast<int64_t>(value * 1e3 + 0.999);
 }
 
-Acquired acquire(Driver* driver, PyObject* timeout, PyObject* leak_timeout) {
+Ref acquire(Driver* driver, PyObject* timeout, PyObject* leak_timeout) {
     bool good = is_open(driver);
     pqpool_acquire_options options = PQPOOL_ACQUIRE_OPTIONS_INIT;
     if (good) options.timeout_ms = ms_of(timeout, good);
@@ -151,26 +120,17 @@ Acquired acquire(Driver* driver, PyObject* timeout, PyObject* leak_timeout) {
     if (!good) return {};
     Stack stack;
     if (driver->keeps_stacks || leak_timeout != Py_None) stack.take();
-    Pending* pending = unused_pending(driver);
-    uint64_t id = 0;
+    // Most acquires need no answer; the one prepared for this one serves the next.
+    if (!driver->spare && !(driver->spare = new_answer(driver, Mode::acquire).release())) return {};
+    Answer* answer = answer_of(driver->spare);
     pqpool_lease handle = 0;
-    const int32_t status = pqpool_acquire_async(driver->queue, &options, pending, &id, &handle);
-    Acquired acquired;
-    if (status != PQPOOL_OK || handle != 0) {
-        free_pending(driver, pending);
-        if (status != PQPOOL_OK)
-            raise_last_error(status);
-        else
-            acquired.lease = new_lease(driver, handle, stack);
-        return acquired;
-    }
-    pending->mode = Mode::acquire;
-    pending->id = acquired.id = id;
-    pending->stack.swap(stack);
-    pending->future = PyObject_CallNoArgs(driver->create_future);
-    acquired.future = Ref::borrow(pending->future);
-    if (acquired.future && !take_completions(driver)) acquired.future = Ref();
-    return acquired;
+    const int32_t status = pqpool_acquire_async(driver->queue, &options, answer, &answer->id, &handle);
+    if (status != PQPOOL_OK) return raise_last_error(status), Ref();
+    if (handle != 0) return new_lease(driver, handle, stack);
+    Ref waiting = Ref::steal(std::exchange(driver->spare, nullptr));
+    answer->stack.swap(stack);
+    submitted(answer);
+    return take_completions(driver) ? std::move(waiting) : Ref();
 }
 
 namespace {
@@ -191,9 +151,9 @@ bool take_log(Driver* driver) {
 // ---- Driver ----
 
 PyObject* driver_new(PyTypeObject* type, PyObject* args, PyObject*) {
-    PyObject *pool, *create_future, *lease, *on_log;
+    PyObject *pool, *loop, *lease, *on_log;
     int keeps_stacks;
-    if (!PyArg_ParseTuple(args, "OOOOp:Driver", &pool, &create_future, &lease, &on_log, &keeps_stacks)) return nullptr;
+    if (!PyArg_ParseTuple(args, "OOOOp:Driver", &pool, &loop, &lease, &on_log, &keeps_stacks)) return nullptr;
     auto handle = pool_of(pool);
     if (!handle) return nullptr;
     if (!PyType_Check(lease) || !PyType_IsSubtype(reinterpret_cast<PyTypeObject*>(lease), lease_type)) {
@@ -208,22 +168,31 @@ PyObject* driver_new(PyTypeObject* type, PyObject* args, PyObject*) {
     new (&self->pool) std::shared_ptr<PoolHandle>(std::move(handle));
     new (&self->parameters) Parameters;
     self->queue = queue;
-    self->create_future = Py_NewRef(create_future);
+    self->loop = Py_NewRef(loop);
     self->lease_type = Py_NewRef(lease);
     self->on_log = Py_NewRef(on_log);
     self->keeps_stacks = keeps_stacks;
     return reinterpret_cast<PyObject*>(self);
 }
 
-void close_queue(Driver* self) {
-    if (pqpool_queue* queue = std::exchange(self->queue, nullptr)) pqpool_queue_free(queue);
+// What is under way gets no answer from the queue any more. False with a Python error set.
+bool close_queue(Driver* self) {
+    pqpool_queue* queue = std::exchange(self->queue, nullptr);
+    if (!queue) return true;
+    pqpool_queue_free(queue);
+    while (self->under_way) {
+        const Ref answer = taken_back(self->under_way);
+        if (answer_of(answer.get())->state != Answer::State::pending) continue;
+        raise_error("closed", "the pool was shut down");
+        if (!settle(answer_of(answer.get()), caught_error(), false)) return false;
+    }
+    return leave_to_loop(self);
 }
 
 int driver_clear(PyObject* object) {
     Driver* self = driver_of(object);
-    Py_CLEAR(self->create_future);
-    Py_CLEAR(self->lease_type);
-    Py_CLEAR(self->on_log);
+    if (!close_queue(self)) PyErr_Clear();  // the loop is closed: nobody waits
+    for (PyObject** member : {&self->loop, &self->lease_type, &self->on_log, &self->spare}) Py_CLEAR(*member);
     return 0;
 }
 
@@ -231,12 +200,7 @@ void driver_dealloc(PyObject* object) {
     Driver* self = driver_of(object);
     PyTypeObject* type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
-    close_queue(self);
     driver_clear(object);
-    while (Pending* pending = self->free_pending) {
-        self->free_pending = pending->next_free;
-        delete pending;
-    }
     self->parameters.~Parameters();
     self->pool.~shared_ptr();
     type->tp_free(object);
@@ -246,26 +210,27 @@ void driver_dealloc(PyObject* object) {
 int driver_traverse(PyObject* object, visitproc visit, void* arg) {
     Driver* self = driver_of(object);
     Py_VISIT(Py_TYPE(object));
-    Py_VISIT(self->create_future);
+    Py_VISIT(self->loop);
     Py_VISIT(self->lease_type);
     Py_VISIT(self->on_log);
+    Py_VISIT(self->spare);
+    for (Answer* answer = self->under_way; answer; answer = answer->next) Py_VISIT(object_of(answer));
     return 0;
 }
 
-PyObject* driver_cancel(PyObject* object, PyObject* id) {
-    Driver* self = driver_of(object);
-    if (!self->queue) Py_RETURN_NONE;
-    int32_t cancelled = 0;
-    const int32_t status = pqpool_queue_cancel(self->queue, PyLong_AsUnsignedLongLong(id), &cancelled);
-    if (status != PQPOOL_OK) return raise_last_error(status);
-    return take_completions(self) ? PyBool_FromLong(cancelled) : nullptr;
-}
-
+// For the event loop, which calls it where no task is running.
 PyObject* driver_drain(PyObject* object, PyObject*) {
     Driver* self = driver_of(object);
-    if (!self->queue) Py_RETURN_NONE;
-    if (const int32_t status = pqpool_queue_poll(self->queue, 0); status != PQPOOL_OK) return raise_last_error(status);
-    if (!take_completions(self)) return nullptr;
+    const bool outer = std::exchange(self->resuming, true);  // true in a loop that a task runs inside this one
+    bool good = true;
+    for (int resumed = 0, before = -2; good && self->queue && resumed - before > 1;) {
+        before = resumed;
+        const int32_t status = pqpool_queue_poll(self->queue, 0);
+        if (status != PQPOOL_OK) raise_last_error(status);
+        good = status == PQPOOL_OK && take_completions(self) && resume_tasks(self, resumed);
+    }
+    self->resuming = outer;
+    if (!leave_to_loop(self)) return nullptr;
     if (self->follows_log && !take_log(self)) return nullptr;
     Py_RETURN_NONE;
 }
@@ -273,20 +238,17 @@ PyObject* driver_drain(PyObject* object, PyObject*) {
 template <class Submit>
 PyObject* submit(Driver* self, Submit&& request) {
     if (!is_open(self)) return nullptr;
-    Pending* pending = new_pending(self, Mode::nothing);
-    const Ref future = Ref::borrow(pending->future);
-    const int32_t status = future ? request(pending) : PQPOOL_INTERNAL;
-    if (status != PQPOOL_OK) {
-        free_pending(self, pending);
-        return future ? raise_last_error(status) : nullptr;
-    }
-    return take_completions(self) ? Py_NewRef(future.get()) : nullptr;
+    Ref answer = new_answer(self, Mode::nothing);
+    if (!answer) return nullptr;
+    Answer* submitting = answer_of(answer.get());
+    if (const int32_t status = request(submitting); status != PQPOOL_OK) return raise_last_error(status);
+    submitted(submitting);
+    return take_completions(self) ? answer.release() : nullptr;
 }
 
 PyObject* driver_await_open(PyObject* object, PyObject*) {
     Driver* self = driver_of(object);
-    return submit(self,
-                  [self](Pending* pending) { return pqpool_await_open_async(self->queue, pending, &pending->id); });
+    return submit(self, [self](Answer* answer) { return pqpool_await_open_async(self->queue, answer, &answer->id); });
 }
 
 PyObject* driver_shutdown(PyObject* object, PyObject* timeout) {
@@ -294,8 +256,7 @@ PyObject* driver_shutdown(PyObject* object, PyObject* timeout) {
     bool good = true;
     const int64_t ms = timeout == Py_None ? PQPOOL_NO_LIMIT : ms_of(timeout, good);
     if (!good) return nullptr;
-    return submit(self,
-                  [=](Pending* pending) { return pqpool_shutdown_async(self->queue, ms, pending, &pending->id); });
+    return submit(self, [=](Answer* answer) { return pqpool_shutdown_async(self->queue, ms, answer, &answer->id); });
 }
 
 PyObject* driver_follow_log(PyObject* object, PyObject*) {
@@ -311,8 +272,7 @@ PyObject* driver_take_log(PyObject* object, PyObject*) {
 }
 
 PyObject* driver_close(PyObject* object, PyObject*) {
-    close_queue(driver_of(object));
-    Py_RETURN_NONE;
+    return close_queue(driver_of(object)) ? Py_NewRef(Py_None) : nullptr;
 }
 
 PyObject* driver_fileno(PyObject* object, PyObject*) {
@@ -327,13 +287,13 @@ PyObject* driver_leases(PyObject* object, PyObject*) {
 }
 
 PyMethodDef driver_methods[] = {
-    {"cancel", driver_cancel, METH_O, "cancel(id): True where the request was still waiting."},
-    {"drain", driver_drain, METH_NOARGS, "Reads every ready socket and resolves the futures whose answers are there."},
-    {"await_open", driver_await_open, METH_NOARGS, "A future that ends when min_size connections stand."},
-    {"shutdown", driver_shutdown, METH_O, "shutdown(timeout): a future that ends when the pool is terminated."},
+    {"drain", driver_drain, METH_NOARGS,
+     "Reads every ready socket and steps the tasks whose answers are there. Never call it from a task."},
+    {"await_open", driver_await_open, METH_NOARGS, "An Answer that comes when min_size connections stand."},
+    {"shutdown", driver_shutdown, METH_O, "shutdown(timeout): an Answer that comes when the pool is terminated."},
     {"follow_log", driver_follow_log, METH_NOARGS, "From now on drain() hands the pool's log lines to on_log."},
     {"take_log", driver_take_log, METH_NOARGS, "Hands the log lines that are there to on_log."},
-    {"close", driver_close, METH_NOARGS, "Releases this driver's leases; futures under way are never resolved."},
+    {"close", driver_close, METH_NOARGS, "Releases this driver's leases; what is under way fails."},
     {"fileno", driver_fileno, METH_NOARGS, "The descriptor for the event loop to watch."},
     {"leases", driver_leases, METH_NOARGS, "The leases out."},
     {nullptr, nullptr, 0, nullptr},
@@ -342,14 +302,12 @@ PyMethodDef driver_methods[] = {
 }  // namespace
 
 bool add_driver_types(PyObject* module) {
-    set_result_name = PyUnicode_InternFromString("set_result");
-    set_exception_name = PyUnicode_InternFromString("set_exception");
-    done_name = PyUnicode_InternFromString("done");
     const Ref events = Ref::steal(PyImport_ImportModule("asyncio.events"));
     const Ref handle = Ref::steal(events ? PyObject_GetAttrString(events.get(), "Handle") : nullptr);
     const Ref run = Ref::steal(handle ? PyObject_GetAttrString(handle.get(), "_run") : nullptr);
     if (run) end_of_stack = reinterpret_cast<PyCodeObject*>(PyObject_GetAttrString(run.get(), "__code__"));
     PyErr_Clear();  // another asyncio without it: the stack only grows longer
+    get_running_loop = events ? PyObject_GetAttrString(events.get(), "_get_running_loop") : nullptr;
     PyType_Slot driver_slots[] = {
         {Py_tp_new, slot(driver_new)},
         {Py_tp_dealloc, slot(driver_dealloc)},
@@ -362,8 +320,8 @@ bool add_driver_types(PyObject* module) {
     PyType_Spec driver_spec{"pqpool._pqpool.Driver", sizeof(Driver), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
                             driver_slots};
     driver_type = add_type(module, "Driver", driver_spec);
-    return driver_type && add_lease_type(module) && add_acquire_type(module) && set_result_name && set_exception_name &&
-           done_name;
+    return driver_type && get_running_loop && add_answer_type(module) && add_lease_type(module) &&
+           add_acquire_type(module);
 }
 
 }  // namespace pqpool_python

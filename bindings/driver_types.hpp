@@ -13,6 +13,8 @@ constexpr int kStackDepth = 8;
 
 // The code of asyncio's Handle._run: what lies below it is the event loop's, the same for everyone.
 extern PyCodeObject* end_of_stack;
+// asyncio's, which gives None where there is none.
+extern PyObject* get_running_loop;
 
 // Who acquired, as (code, instruction) pairs: cheap to take, and turned into text only when somebody reads it.
 class Stack {
@@ -69,30 +71,40 @@ class Stack {
 
 enum class Mode : int { value = 0, row = 1, rows = 2, tag = 3, nothing = 4, acquire = 5 };
 
-// A submitted request and the future that waits for it.
-struct Pending {
-    PyObject* future = nullptr;
-    PyObject* lease = nullptr;  // of a statement
-    Mode mode = Mode::nothing;
-    int column = 0;
-    uint64_t id = 0;
-    Stack stack;
-    Pending* next_free = nullptr;
-};
-
+struct Answer;
 struct Lease;
 
 struct Driver {
     PyObject_HEAD std::shared_ptr<PoolHandle> pool;
     pqpool_queue* queue;
-    PyObject* create_future;
+    PyObject* loop;
     PyObject* lease_type;  // what acquire gives: a subclass of Lease
     PyObject* on_log;
-    Lease* leases;  // those out, for the holders' stacks
-    Pending* free_pending;
+    Lease* leases;      // those out, for the holders' stacks
+    Answer* under_way;  // submitted, without an answer; each holds a reference to itself
+    Answer *to_wake, *last_to_wake;
+    PyObject* spare;  // the Answer of the next acquire that has to wait
     Parameters parameters;
     bool keeps_stacks;
     bool follows_log;
+    bool resuming;  // drain() steps the tasks that are to be woken
+};
+
+// A submitted request, and what its answer is. See answer.cpp.
+struct Answer {
+    enum class State : uint8_t { pending, done, failed, cancelled };
+
+    PyObject_HEAD Driver* driver;
+    PyObject *callback, *context;  // whom the answer wakes
+    PyObject* value;               // done: the result; failed: the exception; cancelled: the message, if any
+    PyObject* lease;               // of a statement
+    uint64_t id;
+    Answer *previous, *next, *next_to_wake;
+    Mode mode;
+    int column;
+    State state;
+    char blocking;
+    Stack stack;  // of an acquire
 };
 
 struct Lease {
@@ -104,36 +116,43 @@ struct Lease {
     Lease *previous, *next;
 };
 
-extern PyTypeObject *driver_type, *lease_type, *acquire_type;
+extern PyTypeObject *driver_type, *answer_type, *lease_type, *acquire_type;
 
 inline Driver* driver_of(PyObject* self) { return reinterpret_cast<Driver*>(self); }
 inline Lease* lease_of(PyObject* self) { return reinterpret_cast<Lease*>(self); }
+inline Answer* answer_of(PyObject* self) { return reinterpret_cast<Answer*>(self); }
 inline PyObject* object_of(Driver* driver) { return reinterpret_cast<PyObject*>(driver); }
+inline PyObject* object_of(Answer* answer) { return reinterpret_cast<PyObject*>(answer); }
 
-Pending* new_pending(Driver* driver,
-                     Mode mode);  // its future is nullptr, with a Python error set, where none could be made
-void free_pending(Driver* driver, Pending* pending);
-bool take_completions(Driver* driver);  // resolves the futures whose answers are there; false with a Python error set
+// These return false, or an empty Ref, with a Python error set.
+Ref new_answer(Driver* driver, Mode mode);
+void submitted(Answer* answer);  // the queue has it: it lives until it is taken back
+Ref taken_back(Answer* answer);  // the queue has answered, or never will
+bool settle(Answer* answer, Ref value, bool good);
+bool take_completions(Driver* driver);            // settles what the queue has answered
+bool resume_tasks(Driver* driver, int& resumed);  // from drain() only
+bool leave_to_loop(Driver* driver);               // the tasks still to be woken; keeps an error that is set
+
 bool is_open(Driver* driver);
 // Seconds to the C interface's milliseconds; None is the pool's option.
 int64_t ms_of(PyObject* seconds, bool& good);
 
-// A Lease at once, or the future of one and the id of the request; all empty with a Python error set.
-struct Acquired {
-    Ref lease, future;
-    uint64_t id = 0;
-};
-Acquired acquire(Driver* driver, PyObject* timeout, PyObject* leak_timeout);
+Ref acquire(Driver* driver, PyObject* timeout, PyObject* leak_timeout);  // a Lease at once, or its Answer
 Ref new_lease(Driver* driver, pqpool_lease handle, Stack& stack);
 PyObject* lease_release(PyObject* lease, PyObject*);
 void unlink(Lease* lease);
 
+// What the awaitables share.
+PyObject* stop_with(PyObject* value);          // steals it
+PyObject* throw_into_nothing(PyObject* args);  // what throw() of a coroutine does that waits for nothing
+
+bool add_answer_type(PyObject* module);
 bool add_lease_type(PyObject* module);
 bool add_acquire_type(PyObject* module);
 
-template <class Function>
-void* slot(Function function) {
-    return reinterpret_cast<void*>(function);
+template <class To = void*, class Function>
+To slot(Function function) {
+    return reinterpret_cast<To>(reinterpret_cast<void*>(function));
 }
 
 inline PyTypeObject* add_type(PyObject* module, const char* name, PyType_Spec& spec) {

@@ -66,7 +66,7 @@ void release_without_error(Lease* self) {
     pqpool_queue* queue = self->driver->queue;
     if (!queue) return;  // the driver's close has released it
     pqpool_release(self->driver->pool->pool, self->handle);
-    // A waiter of this loop may have it now. In a finalizer no future can be resolved, so the loop has to come by.
+    // A waiter of this loop may have it now. In a finalizer no task can be woken, so the loop has to come by.
     pqpool_queue_wake(queue);
 }
 
@@ -105,7 +105,7 @@ void lease_dealloc(PyObject* object) {
     Py_DECREF(type);
 }
 
-// _run(mode, query, args, column, timeout) -> future
+// _run(mode, query, args, column, timeout) -> Answer
 PyObject* lease_run(PyObject* object, PyObject* const* args, Py_ssize_t count) {
     Lease* self = lease_of(object);
     if (count != 5 || !PyTuple_Check(args[2]))
@@ -129,36 +129,31 @@ PyObject* lease_run(PyObject* object, PyObject* const* args, Py_ssize_t count) {
     const auto mode = static_cast<Mode>(PyLong_AsLong(args[0]));
     const long column = PyLong_AsLong(args[3]);
     if (!good || PyErr_Occurred()) return nullptr;
-    Pending* pending = new_pending(driver, mode);
-    if (!pending->future) return free_pending(driver, pending), nullptr;
-    pending->column = static_cast<int>(column);
-    pending->lease = Py_NewRef(object);
-    const int32_t status = pqpool_execute_async(driver->queue, self->handle, &statement, pending, &pending->id);
-    if (status != PQPOOL_OK) {
-        free_pending(driver, pending);
-        return raise_last_error(status);
+    Ref running = Ref::steal(PyObject_CallNoArgs(get_running_loop));
+    if (!running) return nullptr;
+    if (running.get() != driver->loop) {  // of another thread or process, the queue says so
+        if (!take_completions(driver)) return nullptr;
+        return raise_error("invalid_argument",
+                           "the connection belongs to another event loop than the one that runs here. Suggestion: use "
+                           "it where it was acquired; each loop may acquire its own");
     }
-    self->operation = pending->id;
-    const Ref future = Ref::borrow(pending->future);
-    return take_completions(driver) ? Py_NewRef(future.get()) : nullptr;
-}
-
-// _cancel(): the statement under way is cancelled on the server; the lease stays usable
-PyObject* lease_cancel(PyObject* object, PyObject*) {
-    Lease* self = lease_of(object);
-    if (self->released || self->operation == 0 || !self->driver->queue) Py_RETURN_FALSE;
-    int32_t cancelled = 0;
-    const int32_t status = pqpool_queue_cancel(self->driver->queue, self->operation, &cancelled);
+    Ref made = new_answer(driver, mode);
+    if (!made) return nullptr;
+    Answer* answer = answer_of(made.get());
+    answer->column = static_cast<int>(column);
+    const int32_t status = pqpool_execute_async(driver->queue, self->handle, &statement, answer, &answer->id);
     if (status != PQPOOL_OK) return raise_last_error(status);
-    return take_completions(self->driver) ? PyBool_FromLong(cancelled) : nullptr;
+    answer->lease = Py_NewRef(object);
+    self->operation = answer->id;
+    submitted(answer);
+    return take_completions(driver) ? made.release() : nullptr;
 }
 
 PyObject* lease_stack(PyObject* object, PyObject*) { return lease_of(object)->stack.lines(); }
 
 PyMethodDef lease_methods[] = {
     {"_run", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(lease_run)), METH_FASTCALL,
-     "_run(mode, query, args, column, timeout): a future."},
-    {"_cancel", lease_cancel, METH_NOARGS, "Cancels the statement under way; True where there was one."},
+     "_run(mode, query, args, column, timeout): an Answer."},
     {"_release", lease_release, METH_NOARGS, "Gives the connection back."},
     {"_stack", lease_stack, METH_NOARGS, "Who acquired it: (file, line, function) triples, innermost first."},
     {nullptr, nullptr, 0, nullptr},

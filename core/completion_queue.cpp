@@ -409,6 +409,7 @@ void CompletionQueue::take_inbox() {
 }
 
 bool CompletionQueue::next(Completion& completion) {
+    check_thread();
     if (inbox_full_.load(std::memory_order_relaxed)) take_inbox();
     if (ready_.empty()) return false;
     completion = std::move(ready_.front());

@@ -1,12 +1,11 @@
 """A connection in your hands, with asyncpg's conventions, and its transactions.
 
 Statement methods are coroutine functions. A statement is written to the socket when its coroutine
-first runs; its answer resolves a future of the running event loop, on that loop's own thread.
+first runs; its answer wakes the task on the event loop's own thread.
 """
 
 from __future__ import annotations
 
-from asyncio import CancelledError
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Literal, TypeAlias
@@ -46,39 +45,19 @@ class Connection(Lease):
 
     async def fetchval(self, query: str, *args: object, column: int = 0, timeout: float | None = None) -> Any:
         """The value of one column of the first row; None where there is no row."""
-        future = self._run(_VALUE, query, args, column, timeout)
-        try:
-            return await future
-        except CancelledError:
-            self._cancel()
-            raise
+        return await self._run(_VALUE, query, args, column, timeout)
 
     async def fetchrow(self, query: str, *args: object, timeout: float | None = None) -> Record | None:
         """The first row; None where there is none."""
-        future = self._run(_ROW, query, args, 0, timeout)
-        try:
-            return await future  # type: ignore[no-any-return]
-        except CancelledError:
-            self._cancel()
-            raise
+        return await self._run(_ROW, query, args, 0, timeout)  # type: ignore[no-any-return]
 
     async def fetch(self, query: str, *args: object, timeout: float | None = None) -> list[Record]:
         """All rows."""
-        future = self._run(_ROWS, query, args, 0, timeout)
-        try:
-            return await future  # type: ignore[no-any-return]
-        except CancelledError:
-            self._cancel()
-            raise
+        return await self._run(_ROWS, query, args, 0, timeout)  # type: ignore[no-any-return]
 
     async def execute(self, query: str, *args: object, timeout: float | None = None) -> str:
         """Run one statement; its command tag, as in "INSERT 0 1"."""
-        future = self._run(_TAG, query, args, 0, timeout)
-        try:
-            return await future  # type: ignore[no-any-return]
-        except CancelledError:
-            self._cancel()
-            raise
+        return await self._run(_TAG, query, args, 0, timeout)  # type: ignore[no-any-return]
 
     async def executemany(
         self, command: str, args: Iterable[Sequence[object]], *, timeout: float | None = None

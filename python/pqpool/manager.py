@@ -97,7 +97,7 @@ class ConnectionPoolManager:
             self._native = None
             raise
         self._failed = False
-        driver.drain()
+        driver.take_log()
 
     async def shutdown(self, timeout: float | None = 30.0) -> None:
         """Shut the pool down gracefully, in at most `timeout` seconds and a moment.
@@ -244,7 +244,7 @@ class ConnectionPoolManager:
         keeps_stacks = (
             config is not None and config.enable_leak_detection and config.leak_detection_timeout > 0
         )
-        driver = Driver(self._pool(), loop.create_future, Connection, self._on_log, keeps_stacks)
+        driver = Driver(self._pool(), loop, Connection, self._on_log, keeps_stacks)
         loop.add_reader(driver.fileno(), driver.drain)
         if self._log_loop not in self._drivers:
             driver.follow_log()
@@ -268,17 +268,11 @@ class ConnectionPoolManager:
         else:
             self._close_driver(loop, driver)
 
-    def _wait_failed(
-        self, driver: Driver, future: asyncio.Future[Connection], request: int, error: BaseException
-    ) -> None:
+    def _wait_failed(self, error: BaseException) -> None:
         """A wait for a connection ended with an error; called by `Acquire`."""
         if isinstance(error, PoolTimeoutError):
             for holder in self.holders()[:3]:
                 error.add_note(f"Held for {holder.held_seconds:.1f} s, acquired at:\n{holder.stack}")
-        elif future.cancelled() or not future.done():
-            driver.cancel(request)
-        elif future.exception() is None:
-            future.result()._release()
 
     def _on_log(self, level: int, message: str, context: str, timestamp: float, lease: int) -> None:
         fields = json.loads(context)

@@ -1,0 +1,220 @@
+"""How a task waits for the pool: whom an answer wakes, in which context, and what the loop still gets done."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import warnings
+from typing import Any
+
+import pytest
+
+from pqpool import ConnectionPoolManager, PoolClosedError, PoolConfig, QueryError
+from support.pools import assert_sound, open_pool
+
+
+async def test_a_waiting_task_goes_on_in_its_own_context(database_url: str) -> None:
+    name: contextvars.ContextVar[int] = contextvars.ContextVar("name")
+
+    async def one(number: int) -> bool:
+        name.set(number)
+        async with pool.acquire() as connection:
+            acquired = name.get() == number
+            return acquired and await connection.fetchval("SELECT $1", number) == name.get() == number
+
+    async with open_pool(database_url, max_size=2) as pool:
+        assert all(await asyncio.gather(*(one(number) for number in range(50))))
+
+
+async def test_a_stepped_task_is_the_loops_current_task(database_url: str) -> None:
+    async def one() -> bool:
+        task = asyncio.current_task()
+        async with pool.acquire() as connection:
+            await connection.fetchval("SELECT 1")
+            return asyncio.current_task() is task
+
+    async with open_pool(database_url, max_size=1) as pool:
+        assert all(await asyncio.gather(*(asyncio.create_task(one()) for _ in range(10))))
+
+
+async def test_tasks_that_hand_a_connection_round_leave_the_loop_its_turns(database_url: str) -> None:
+    """Each release wakes the next waiter; timers and other callbacks run in between all the same."""
+    turns = 0
+    stop = False
+
+    async def hand_round() -> None:
+        while not stop:
+            async with pool.acquire():
+                pass
+
+    async def count_turns() -> None:
+        nonlocal turns, stop
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+            turns += 1
+        stop = True
+
+    async with open_pool(database_url, max_size=1) as pool:
+        held = await pool.acquire()
+        tasks = [asyncio.create_task(hand_round()) for _ in range(20)]
+        await asyncio.sleep(0)
+        counting = asyncio.create_task(count_turns())
+        # The answer of a statement on another connection would come through drain(); so does this hand-over.
+        asyncio.get_running_loop().call_later(0.01, held._release)
+        await asyncio.wait_for(asyncio.gather(counting, *tasks), 20.0)
+        assert turns == 20
+        await assert_sound(pool)
+
+
+async def test_statements_without_a_pause_leave_the_loop_its_turns(database_url: str) -> None:
+    stop = False
+
+    async def work() -> None:
+        while not stop:
+            await pool.fetchval("SELECT 1")
+
+    async with open_pool(database_url, max_size=4) as pool:
+        tasks = [asyncio.create_task(work()) for _ in range(40)]
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        stop = True
+        await asyncio.wait_for(asyncio.gather(*tasks), 20.0)
+
+
+def test_an_interrupt_in_one_task_keeps_nothing_from_the_others(database_url: str) -> None:
+    """KeyboardInterrupt leaves the event loop out of any callback; what was read by then is not lost."""
+    pool = ConnectionPoolManager(PoolConfig(database_url, min_size=4, max_size=4))
+
+    async def interrupted() -> None:
+        async with pool.acquire() as connection:
+            await connection.fetchval("SELECT 1")
+            raise KeyboardInterrupt
+
+    async def start() -> list[asyncio.Task[Any]]:
+        await pool.initialize()
+        return [asyncio.create_task(interrupted())] + [
+            asyncio.create_task(pool.fetchval("SELECT 2")) for _ in range(20)
+        ]
+
+    loop = asyncio.new_event_loop()
+    try:
+        tasks = loop.run_until_complete(start())
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(asyncio.wait(tasks))
+        done = loop.run_until_complete(asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 20.0))
+        assert isinstance(done[0], KeyboardInterrupt)
+        assert done[1:] == [2] * 20
+        loop.run_until_complete(assert_sound(pool))
+        loop.run_until_complete(pool.shutdown())
+    finally:
+        loop.close()
+
+
+async def test_cancelling_at_the_moment_of_the_grant_loses_no_connection(database_url: str) -> None:
+    async with open_pool(database_url, max_size=1) as pool:
+        held = await pool.acquire()
+
+        async def wait() -> None:
+            await pool.acquire()
+
+        waiting = asyncio.create_task(wait())
+        await asyncio.sleep(0.01)
+        held._release()  # granted to the waiter, who has not run yet
+        waiting.cancel("why")
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert await asyncio.wait_for(pool.fetchval("SELECT 1"), 5.0) == 1
+        await assert_sound(pool)
+
+
+async def test_a_cancelled_statement_tells_the_message_and_frees_the_connection(database_url: str) -> None:
+    async with open_pool(database_url, max_size=1) as pool, pool.acquire() as connection:
+        task = asyncio.create_task(connection.fetchval("SELECT pg_sleep(30)"))
+        await asyncio.sleep(0.05)
+        task.cancel("why")
+        with pytest.raises(asyncio.CancelledError) as raised:
+            await task
+        assert raised.value.args == ("why",)
+        assert await asyncio.wait_for(connection.fetchval("SELECT 1"), 5.0) == 1
+
+
+async def test_closing_a_coroutine_ends_its_wait(database_url: str) -> None:
+    async with open_pool(database_url, max_size=1) as pool:
+        async with pool.acquire() as connection:
+            statement = connection.fetchval("SELECT pg_sleep(30)")
+            statement.send(None)
+            statement.close()
+            assert await asyncio.wait_for(connection.fetchval("SELECT 1"), 5.0) == 1
+            waiting = pool.acquire().__await__()
+            next(waiting)
+            waiting.close()
+        assert await asyncio.wait_for(pool.fetchval("SELECT 1"), 5.0) == 1
+        await assert_sound(pool)
+
+
+async def test_an_exception_thrown_into_a_wait_ends_it(database_url: str) -> None:
+    async with open_pool(database_url, max_size=1) as pool, pool.acquire() as connection:
+        statement = connection.fetchval("SELECT pg_sleep(30)")
+        statement.send(None)
+        with pytest.raises(LookupError):
+            statement.throw(LookupError("mine"))
+        assert await asyncio.wait_for(connection.fetchval("SELECT 1"), 5.0) == 1
+
+
+async def test_wait_for_gather_shield_and_wait_take_what_the_pool_gives(database_url: str) -> None:
+    async with open_pool(database_url, max_size=2) as pool:
+        connection = await asyncio.wait_for(pool.acquire(), 5.0)
+        assert await asyncio.shield(connection.fetchval("SELECT 1")) == 1
+        assert await asyncio.gather(connection.fetchval("SELECT 2"), pool.fetchval("SELECT 3")) == [2, 3]
+        done, _ = await asyncio.wait({asyncio.create_task(connection.fetchval("SELECT 4"))}, timeout=5.0)
+        assert [task.result() for task in done] == [4]
+        with pytest.raises(QueryError):
+            await asyncio.gather(connection.fetchval("SELECT 1/0"))
+        await pool.release(connection)
+        await assert_sound(pool)
+
+
+async def test_one_task_waits_for_one_acquire(database_url: str) -> None:
+    async with open_pool(database_url, max_size=1) as pool:
+        held = await pool.acquire()
+        request = pool.acquire()
+
+        async def wait() -> Any:
+            return await request
+
+        first, second = asyncio.create_task(wait()), asyncio.create_task(wait())
+        with pytest.raises(ValueError, match="another task awaits this already"):
+            await second
+        held._release()
+        (await first)._release()
+        await assert_sound(pool)
+
+
+def test_a_loop_that_ends_in_the_middle_leaves_no_cycle(database_url: str) -> None:
+    """Tasks dropped with their loop are collected, and with them what they wait for."""
+
+    async def leave() -> None:
+        pool = ConnectionPoolManager(PoolConfig(database_url, min_size=1, max_size=1))
+        await pool.initialize()
+        tasks = [asyncio.create_task(pool.fetchval("SELECT pg_sleep(30)")) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        assert not any(task.done() for task in tasks)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        asyncio.run(asyncio.wait_for(leave(), 10.0))
+        gc.collect()
+
+
+async def test_what_is_under_way_when_the_loops_side_closes_ends_with_an_error(database_url: str) -> None:
+    pool = ConnectionPoolManager(PoolConfig(database_url, min_size=1, max_size=1))
+    await pool.initialize()
+    connection = await pool.acquire()
+    task = asyncio.create_task(connection.fetchval("SELECT pg_sleep(30)"))
+    await asyncio.sleep(0.05)
+    pool._drivers[asyncio.get_running_loop()].close()
+    with pytest.raises(PoolClosedError):
+        await asyncio.wait_for(task, 5.0)
+    pool._drivers.clear()
+    await pool.shutdown(0)
