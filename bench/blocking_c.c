@@ -18,7 +18,7 @@
 
 enum { kMostThreads = 64, kWarmUp = 500 };
 
-static pqpool* pool;
+static pqpool_pool* pool;
 static atomic_bool over;
 static pthread_barrier_t at_start;
 

@@ -1,4 +1,4 @@
-"""How a task waits for the pool: whom an answer wakes, in which context, and what the loop still gets done."""
+"""How a task waits for the pool: whom an answer wakes, in which context, and what the loop gets done."""
 
 from __future__ import annotations
 
