@@ -339,8 +339,8 @@ void CompletionQueue::on_socket(std::uint64_t key, std::uint32_t what) {
     if (!watched.lease || !watched.lease->connection) {  // somebody else has the connection now
         const int fd = watched.fd;
         watched = {};
-        // It may be closed by now, and its number that of a lease's connection.
-        if (std::none_of(watched_.begin(), watched_.end(), [fd](const Watched& w) { return w.lease && w.fd == fd; }))
+        // It may be closed by now, and its number that of another connection that this queue watches.
+        if (std::none_of(watched_.begin(), watched_.end(), [fd](const Watched& w) { return w.fd == fd; }))
             poller_.forget(fd);
         return;
     }
