@@ -335,7 +335,10 @@ void Connection::take_failure(Part part, Result result) {
 
 void Connection::take_statement_error(Result result, std::string_view sqlstate) {
     statement_answered_ = true;
-    Error error(ErrorKind::query, result.field(PG_DIAG_MESSAGE_PRIMARY), sqlstate);
+    std::string message = result.field(PG_DIAG_MESSAGE_PRIMARY);
+    if (sqlstate == "42601" && message.find("multiple commands") != std::string::npos)
+        message += ". Suggestion: run one statement per call; in a transaction where they belong together";
+    Error error(ErrorKind::query, message, sqlstate);
     result.set_error(std::move(error));
     result_ = std::move(result);
 }

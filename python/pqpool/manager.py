@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,8 @@ class ConnectionPoolManager:
         self._native: NativePool | None = None
         self._drivers: dict[asyncio.AbstractEventLoop, Driver] = {}
         self._log_loop: asyncio.AbstractEventLoop | None = None  # the one that hands the log on
+        self._process = os.getpid()
+        self._drivers_of_parent: list[Driver] = []
         self._failed = False
 
     # ---- life ----
@@ -238,6 +241,10 @@ class ConnectionPoolManager:
         return self._drivers.get(loop) or self._new_driver(loop)
 
     def _new_driver(self, loop: asyncio.AbstractEventLoop) -> Driver:
+        if self._process != os.getpid():  # after a fork: the parent's stay as they are
+            self._process = os.getpid()
+            self._drivers_of_parent += self._drivers.values()
+            self._drivers.clear()
         for other in [other for other in self._drivers if other.is_closed()]:
             self._drivers.pop(other).close()
         config = self._config

@@ -267,7 +267,7 @@ async def test_servers_error_has_its_fields_and_leaves_the_connection_usable(con
 
 
 async def test_two_statements_in_one_text_are_refused(conn: Connection) -> None:
-    with pytest.raises(QueryError) as caught:
+    with pytest.raises(QueryError, match="one statement per call") as caught:
         await conn.execute("SELECT 1; SELECT 2")
     assert caught.value.sqlstate == "42601"
 

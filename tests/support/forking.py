@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 import traceback
 
 from pqpool import Connection, ConnectionPoolManager, ForkedProcessError, PoolConfig
+from pqpool.pool_logging import get_pool_logger
+
+
+class ListHandler(logging.Handler):
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(record.getMessage())
 
 
 async def in_child(manager: ConnectionPoolManager, connection: Connection, parents: set[int]) -> None:
@@ -19,10 +30,20 @@ async def in_child(manager: ConnectionPoolManager, connection: Connection, paren
             assert "parent" in str(error)
         else:
             raise AssertionError("the parent's connection was used")
+    lines: list[str] = []
+    logger = get_pool_logger()
+    logger.setLevel(logging.INFO)
+    logger.addHandler(ListHandler(lines))
     async with manager.acquire() as own:
         assert await own.fetchval("SELECT pg_backend_pid()") not in parents
     answers = await asyncio.gather(*(manager.fetchval("SELECT $1::int", n) for n in range(20)))
     assert answers == list(range(20))
+    for _ in range(100):
+        if any("initialized" in line for line in lines):
+            break
+        await asyncio.sleep(0.02)
+    else:
+        raise AssertionError(f"the child's own log is not handed on: {lines}")
     await manager.shutdown(2.0)
     print("child", flush=True)
 
