@@ -160,7 +160,7 @@ class Connection {
     bool is_raw() const { return raw_; }
 
   private:
-    enum class Part : std::uint8_t { reset, evict, check, prepare_check, prepare, statement, sync };
+    enum class Part : std::uint8_t { reset, evict, check, prepare_check, prepare, script, statement, sync };
 
     struct CachedStatement {
         std::string key;
@@ -175,10 +175,12 @@ class Connection {
     void forget_current();
     void forget_all_prepared();
     void send_simple(const char* sql, Part part);
+    void send_each(std::string_view script, Part part);
     void send_reset(std::uint16_t dirt);
     void send_evictions();
     void send_check();
     void send_statement(const Statement& statement);
+    void send_script(const Statement& statement);
     void send_sync();
     void flush();
     void own_descriptor();

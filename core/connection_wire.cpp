@@ -44,7 +44,7 @@ void Connection::begin_session() {
     backend_pid_ = PQbackendPID(pg_);
     lease_dirt_ = settings_.reset_always ? kDirtAll : kDirtNone;
     start_batch();
-    if (!settings_.init_sql.empty()) send_simple(settings_.init_sql.c_str(), Part::reset);
+    send_each(settings_.init_sql, Part::reset);
     send_check();
     send_sync();
     flush();
@@ -69,6 +69,11 @@ void Connection::start_batch() {
 void Connection::send_simple(const char* sql, Part part) {
     if (PQsendQueryParams(pg_, sql, 0, nullptr, nullptr, nullptr, nullptr, 0) != 1) return lose();
     parts_.push_back(part);
+}
+
+void Connection::send_each(std::string_view script, Part part) {
+    for (const auto one : split_script(script))
+        if (!lost_) send_simple(std::string(one).c_str(), part);
 }
 
 void Connection::send_check() {
@@ -106,7 +111,7 @@ void Connection::send_reset(std::uint16_t dirt) {
     for (const auto& step : kResetSteps)
         if (dirt & step.dirt) send_simple(step.sql, Part::reset);
     if (dirt & kDirtPrepared) forget_all_prepared();
-    if ((dirt & kDirtSettings) && !settings_.init_sql.empty()) send_simple(settings_.init_sql.c_str(), Part::reset);
+    if (dirt & kDirtSettings) send_each(settings_.init_sql, Part::reset);
 }
 
 // A name that could not be deallocated is only lost memory on the server, and names are never used twice.
@@ -187,6 +192,13 @@ void Connection::forget_all_prepared() {
     check_prepared_ = false;
 }
 
+// Several statements under one Sync are one implicit transaction, as they are in a simple query. The last one's result
+// counts.
+void Connection::send_script(const Statement& s) {
+    send_each(s.text(), Part::script);
+    if (!lost_) parts_.back() = Part::statement;
+}
+
 // First use: one unnamed statement with its text. Second use: prepared in the same packet. From the third on: by name
 // alone.
 void Connection::send_statement(const Statement& s) {
@@ -195,6 +207,7 @@ void Connection::send_statement(const Statement& s) {
     // Not only where it succeeds: a session's lock outlives the error of the statement that took it.
     lease_dirt_ |= traits_.dirt;
     if (lost_) return;
+    if (traits_.script && s.count() == 0) return send_script(s);  // with parameters, the server refuses it
     const bool binary =
         s.format() == ResultFormat::binary || (s.format() == ResultFormat::automatic && known_ && known_->binary);
     int sent;
@@ -324,6 +337,10 @@ void Connection::take_failure(Part part, Result result) {
             if (stale_plan_) forget_current();
             take_statement_error(std::move(result), sqlstate);
             break;
+        case Part::script:
+            if (sqlstate == "26000") forget_all_prepared();
+            take_statement_error(std::move(result), sqlstate);
+            break;
         case Part::reset:
             reset_failed_ = true;
             loss_message_ = result.message();
@@ -337,7 +354,7 @@ void Connection::take_statement_error(Result result, std::string_view sqlstate) 
     statement_answered_ = true;
     std::string message = result.field(PG_DIAG_MESSAGE_PRIMARY);
     if (sqlstate == "42601" && message.find("multiple commands") != std::string::npos)
-        message += ". Suggestion: run one statement per call; in a transaction where they belong together";
+        message += ". Suggestion: run one statement per call; several take no parameters";
     Error error(ErrorKind::query, message, sqlstate);
     result.set_error(std::move(error));
     result_ = std::move(result);

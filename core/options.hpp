@@ -39,7 +39,7 @@ namespace pqpool {
       "transaction mode needs")                                                                                \
     X(integer, max_waiting, 0, 0, 1e9, "requests that may wait at once; 0 = no cap")                           \
     X(seconds, keepalive_interval, 0.0, 0.0, 1e9, "idle connections are checked this often; 0 = off")          \
-    X(text, init_sql, "", 0, 0, "one statement run on each new connection")                                    \
+    X(text, init_sql, "", 0, 0, "statements run on each new connection")                                       \
     X(text, log_file, "", 0, 0, "file for JSON log lines, rotated at 100 MB, five kept; empty = none")         \
     X(choice, log_level, "info", 0, 0, "lines below it are not made: debug, info, warning, error")
 

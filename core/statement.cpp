@@ -12,10 +12,16 @@ bool is_word(char c) {
            static_cast<unsigned char>(c) >= 128;
 }
 
-// Gives one lower-case word after another, past comments, string literals, quoted identifiers and dollar quotes.
+// Gives one lower-case word after another, past comments, string literals, quoted identifiers and dollar quotes; and
+// semicolons and parentheses, where they are asked for.
 class Words {
   public:
-    explicit Words(std::string_view sql) : sql_(sql) {}
+    explicit Words(std::string_view sql, bool gives_punctuation = false)
+        : sql_(sql), gives_punctuation_(gives_punctuation) {}
+
+    std::size_t at() const { return at_; }
+    // Whether anything but blanks and comments has been passed since the last call.
+    bool has_passed_anything() { return std::exchange(passed_, false); }
 
     bool next(std::string& word) {
         word.clear();
@@ -27,10 +33,17 @@ class Words {
             } else if (c == '/' && after == '*') {
                 skip_comment();
             } else if (c == '\'' || c == '"') {
+                passed_ = true;
                 skip_quoted(c);
             } else if (c == '$' && !(after >= '0' && after <= '9')) {
+                passed_ = true;
                 skip_dollar_quoted();
+            } else if (gives_punctuation_ && (c == ';' || c == '(' || c == ')')) {
+                word.push_back(c);
+                at_++;
+                return true;
             } else if (is_word(c)) {
+                passed_ = true;
                 while (at_ < sql_.size() &&
                        (is_word(sql_[at_]) || sql_[at_] == '$')) {  // a dollar within a name begins no quote
                     const char w = sql_[at_++];
@@ -39,6 +52,7 @@ class Words {
                 if (word == "e" && at_ < sql_.size() && sql_[at_] == '\'') escapes_ = true;
                 return true;
             } else {
+                passed_ |= c != ' ' && c != '\n' && c != '\t' && c != '\r' && c != '\f' && c != '\v';
                 at_++;
             }
         }
@@ -80,8 +94,38 @@ class Words {
     }
 
     std::string_view sql_;
+    const bool gives_punctuation_;
     std::size_t at_ = 0;
-    bool escapes_ = false;
+    bool escapes_ = false, passed_ = false;
+};
+
+// Where in one statement of a script a semicolon does not end it.
+class Nesting {
+  public:
+    void add(std::string_view token) {
+        if (token == "(") {
+            parentheses_++;
+        } else if (token == ")") {
+            parentheses_ -= parentheses_ > 0 ? 1 : 0;
+        } else if (token != ";") {
+            add_word(token);
+        }
+    }
+    bool is_closed() const { return parentheses_ == 0 && blocks_ == 0; }
+
+  private:
+    void add_word(std::string_view word) {
+        words_++;
+        if (words_ == 1) creates_ = word == "create";
+        // CREATE FUNCTION, CREATE OR REPLACE FUNCTION: the body may be BEGIN ATOMIC … END.
+        if (creates_ && (words_ == 2 || words_ == 4)) routine_ |= word == "function" || word == "procedure";
+        if (!routine_ || parentheses_ > 0) return;
+        if (word == "begin" || (word == "case" && blocks_ > 0)) blocks_++;
+        if (word == "end" && blocks_ > 0) blocks_--;
+    }
+
+    int parentheses_ = 0, blocks_ = 0, words_ = 0;
+    bool creates_ = false, routine_ = false;
 };
 
 bool takes_session_lock(std::string_view word) {
@@ -94,7 +138,46 @@ bool changes_data(std::string_view word) {
 
 }  // namespace
 
+std::vector<std::string_view> split_script(std::string_view sql) {
+    std::vector<std::string_view> statements;
+    Words tokens(sql, true);
+    Nesting nesting;
+    std::size_t start = 0;
+    bool holds_something = false;
+    auto end_at = [&](std::size_t end) {
+        holds_something |= tokens.has_passed_anything();
+        if (holds_something) statements.push_back(sql.substr(start, end - start));
+        start = end + 1;
+        holds_something = false;
+        nesting = {};
+    };
+    for (std::string token; tokens.next(token);) {
+        if (token == ";" && nesting.is_closed()) {
+            end_at(tokens.at() - 1);
+        } else {
+            holds_something = true;
+            nesting.add(token);
+        }
+    }
+    end_at(sql.size());
+    return statements;
+}
+
+static StatementTraits classify_script(const std::vector<std::string_view>& statements) {
+    StatementTraits all;
+    for (const auto statement : statements) {
+        const StatementTraits one = classify(statement);
+        all.copy |= one.copy;
+        all.forgets_prepared |= one.forgets_prepared;
+        all.dirt |= one.dirt;
+    }
+    all.script = true;
+    return all;
+}
+
 StatementTraits classify(std::string_view sql) {
+    if (sql.find(';') != std::string_view::npos)
+        if (const auto statements = split_script(sql); statements.size() > 1) return classify_script(statements);
     StatementTraits traits;
     Words words(sql);
     std::string first, second, word;

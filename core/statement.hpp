@@ -32,6 +32,7 @@ struct StatementTraits {
     // of it.
     bool ordinary = false;
     bool copy = false;              // COPY, which a pipeline cannot carry
+    bool script = false;            // several statements
     bool forgets_prepared = false;  // DEALLOCATE, DISCARD: the session's prepared statements may be gone
     std::uint16_t dirt = kDirtNone;
 };
@@ -39,6 +40,10 @@ struct StatementTraits {
 // By keywords, outside quotes and comments. What hides inside a function's body is not seen: reset=always is for those
 // who need that.
 StatementTraits classify(std::string_view sql);
+
+// The statements of a script, by psql's rule for semicolons: not those in quotes, comments, parentheses or the body of
+// an SQL-standard routine. Without empty ones.
+std::vector<std::string_view> split_script(std::string_view sql);
 
 enum class ResultFormat : std::uint8_t {
     text,

@@ -193,7 +193,8 @@ typedef struct pqpool_result pqpool_result;
  * is one, at most for the timeout. PQPOOL_TIMEOUT (the message names who holds the connections), PQPOOL_CLOSED,
  * PQPOOL_TOO_MANY_REQUESTS, PQPOOL_NOT_INITIALIZED. */
 PQPOOL_API int32_t pqpool_acquire(pqpool_pool* pool, const pqpool_acquire_options* options, pqpool_lease* lease);
-/* Runs one statement. The lease's first statement carries the connection's validation in the same packet; a connection
+/* Runs one statement; or, without parameters, several that semicolons separate, as one implicit transaction, with the
+ * last one's result. The lease's first statement carries the connection's validation in the same packet; a connection
  * that proves dead is replaced and the statement sent again, where it is certain that it was not executed. Blocks until
  * the result is whole, at most for the timeout. PQPOOL_QUERY (see pqpool_error_field), PQPOOL_STATEMENT_TIMEOUT,
  * PQPOOL_VALIDATION and PQPOOL_CONNECTION_LOST (whether it ran may be unknown; the message says), PQPOOL_TIMEOUT (no

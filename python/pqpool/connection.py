@@ -56,7 +56,11 @@ class Connection(Lease):
         return await self._run(_ROWS, query, args, 0, timeout)  # type: ignore[no-any-return]
 
     async def execute(self, query: str, *args: object, timeout: float | None = None) -> str:
-        """Run one statement; its command tag, as in "INSERT 0 1"."""
+        """Run one statement; its command tag, as in "INSERT 0 1".
+
+        Without parameters, several statements separated by semicolons run as one implicit
+        transaction; the tag is the last one's.
+        """
         return await self._run(_TAG, query, args, 0, timeout)  # type: ignore[no-any-return]
 
     async def executemany(

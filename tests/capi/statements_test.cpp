@@ -128,7 +128,7 @@ TEST_CASE("the_servers_error_comes_with_its_sqlstate_and_fields", "[statements]"
         CHECK(failed.result == nullptr);
     }
     CHECK(pool.execute(lease, "SELEC 1").sqlstate == "42601");
-    const auto two = pool.execute(lease, "SELECT 1; SELECT 2");
+    const auto two = pool.execute(lease, "SELECT $1::int; SELECT 2", {text("1")});
     CHECK(two.sqlstate == "42601");
     CHECK_THAT(two.message, Catch::Contains("one statement per call"));
     CHECK(pool.execute(lease, "SELECT $1::int", {text("x")}).sqlstate == "22P02");

@@ -151,3 +151,45 @@ TEST_CASE("statements_share_a_key_where_text_and_types_are_the_same", "[statemen
     CHECK(key_of("SELECT $1", {{.type = 23}}) != key_of("SELECT $1", {{.type = 25}}));
     CHECK(key_of("SELECT $1", {{.type = 23}}) != key_of("SELECT $1 ", {{.type = 23}}));
 }
+
+TEST_CASE("a_script_is_split_at_the_semicolons_that_end_a_statement", "[statement]") {
+    using Pieces = std::vector<std::string_view>;
+    const struct {
+        const char* sql;
+        Pieces pieces;
+    } cases[] = {
+        {"", {}},
+        {" ; ;\n-- nothing\n;/* nothing */", {}},
+        {"SELECT 1", {"SELECT 1"}},
+        {"SELECT 1;", {"SELECT 1"}},
+        {"SELECT 1; -- the end\n", {"SELECT 1"}},
+        {"SELECT 1;SELECT 2", {"SELECT 1", "SELECT 2"}},
+        {"SELECT 1;;SELECT 2;", {"SELECT 1", "SELECT 2"}},
+        {"SELECT ';', E'\\';', \"a;b\", $$;$$, $x$;$$;$x$ -- ;\n/* ; /* ; */ ; */;+",
+         {"SELECT ';', E'\\';', \"a;b\", $$;$$, $x$;$$;$x$ -- ;\n/* ; /* ; */ ; */", "+"}},
+        {"'x';\"y\";$$z$$", {"'x'", "\"y\"", "$$z$$"}},
+        {"CREATE RULE r AS ON INSERT TO t DO (SELECT 1; SELECT 2); SELECT 3",
+         {"CREATE RULE r AS ON INSERT TO t DO (SELECT 1; SELECT 2)", " SELECT 3"}},
+        {"create or replace procedure p() begin atomic select case when true then 1 end; select 2; end; SELECT 3",
+         {"create or replace procedure p() begin atomic select case when true then 1 end; select 2; end", " SELECT 3"}},
+        {"CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; END",
+         {"CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; END"}},
+        {"BEGIN; SELECT 1; END; SELECT 2", {"BEGIN", " SELECT 1", " END", " SELECT 2"}},
+        {"CREATE TABLE function (begin int); SELECT 1", {"CREATE TABLE function (begin int)", " SELECT 1"}},
+        {"SELECT 1) ; SELECT 2", {"SELECT 1) ", " SELECT 2"}},
+    };
+    for (const auto& one : cases) {
+        INFO(one.sql);
+        CHECK(split_script(one.sql) == one.pieces);
+        CHECK(classify(one.sql).script == (one.pieces.size() > 1));
+    }
+}
+
+TEST_CASE("a_script_leaves_behind_what_its_statements_leave", "[statement]") {
+    CHECK(classify("SELECT 1; SET work_mem = '1MB'").dirt == kDirtSettings);
+    CHECK(classify("CREATE TEMP TABLE t (i int); LISTEN x").dirt == (kDirtTemp | kDirtListen));
+    CHECK(classify("SELECT 1; DEALLOCATE ALL").forgets_prepared);
+    CHECK(classify("SELECT 1; COPY t TO STDOUT").copy);
+    CHECK_FALSE(classify("SELECT 1; SELECT 2").ordinary);
+    CHECK(classify("SELECT 1;").ordinary);
+}

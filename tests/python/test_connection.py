@@ -266,9 +266,46 @@ async def test_servers_error_has_its_fields_and_leaves_the_connection_usable(con
     assert await conn.fetchval("SELECT count(*) FROM t") == 0
 
 
-async def test_two_statements_in_one_text_are_refused(conn: Connection) -> None:
+async def test_a_script_runs_as_one_implicit_transaction(conn: Connection) -> None:
+    for _ in range(4):  # as text, prepared or not: a script looks the same each time
+        tag = await conn.execute(
+            "CREATE TEMP TABLE s (i int, t text); INSERT INTO s VALUES (1, 'a;b'), (2, $$;$$);\n"
+            "UPDATE s SET i = i + 1; -- the last one's tag counts\n"
+        )
+        assert tag == "UPDATE 2"
+        rows = await conn.fetch("SELECT i, t FROM s ORDER BY i")
+        assert [tuple(row) for row in rows] == [(2, "a;b"), (3, ";")]
+        assert await conn.fetchval("DROP TABLE s; SELECT 7") == 7
+    with pytest.raises(QueryError) as caught:
+        await conn.execute("CREATE TEMP TABLE s (i int); INSERT INTO s SELECT 1 / 0; SELECT 1")
+    assert caught.value.sqlstate == "22012"
+    assert await conn.fetchval("SELECT to_regclass('pg_temp.s')") is None
+
+
+async def test_a_script_may_hold_its_own_transaction_and_stands_in_one(conn: Connection) -> None:
+    await conn.execute("CREATE TEMP TABLE s (i int)")
+    assert await conn.execute("BEGIN; INSERT INTO s VALUES (1); COMMIT") == "COMMIT"
+    with pytest.raises(ZeroDivisionError):
+        async with conn.transaction():
+            await conn.execute("INSERT INTO s VALUES (2); INSERT INTO s VALUES (3)")
+            assert await conn.fetchval("SELECT count(*) FROM s") == 3
+            raise ZeroDivisionError
+    assert await conn.fetchval("SELECT count(*) FROM s") == 1
+
+
+async def test_init_sql_may_hold_several_statements(database_url: str) -> None:
+    init = "SET work_mem = '3MB'; SET application_name = 'a;b';"
+    async with open_pool(database_url, init_sql=init) as pool:
+        for _ in range(2):  # again after the reset that the first lease made necessary
+            async with pool.acquire() as connection:
+                assert await connection.fetchval("SHOW work_mem") == "3MB"
+                assert await connection.fetchval("SHOW application_name") == "a;b"
+                await connection.execute("SET work_mem = '5MB'; SET application_name = 'c'")
+
+
+async def test_several_statements_take_no_parameters(conn: Connection) -> None:
     with pytest.raises(QueryError, match="one statement per call") as caught:
-        await conn.execute("SELECT 1; SELECT 2")
+        await conn.execute("SELECT $1::int; SELECT 2", 1)
     assert caught.value.sqlstate == "42601"
 
 
