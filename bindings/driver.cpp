@@ -175,23 +175,27 @@ PyObject* driver_new(PyTypeObject* type, PyObject* args, PyObject*) {
     return reinterpret_cast<PyObject*>(self);
 }
 
-// What is under way gets no answer from the queue any more. False with a Python error set.
-bool close_queue(Driver* self) {
+// What is under way gets no answer from the queue any more. Where the loop is closed too, nobody waits for one.
+void close_queue(Driver* self) {
     pqpool_queue* queue = std::exchange(self->queue, nullptr);
-    if (!queue) return true;
+    if (!queue) return;
     pqpool_queue_free(queue);
+    PyObject *type, *error, *trace;
+    PyErr_Fetch(&type, &error, &trace);
     while (self->under_way) {
         const Ref answer = taken_back(self->under_way);
         if (answer_of(answer.get())->state != Answer::State::pending) continue;
         raise_error("closed", "the pool was shut down");
-        if (!settle(answer_of(answer.get()), caught_error(), false)) return false;
+        if (!settle(answer_of(answer.get()), caught_error(), false)) PyErr_Clear();
     }
-    return leave_to_loop(self);
+    if (!leave_to_loop(self)) PyErr_Clear();
+    Py_CLEAR(self->spare);
+    PyErr_Restore(type, error, trace);
 }
 
 int driver_clear(PyObject* object) {
     Driver* self = driver_of(object);
-    if (!close_queue(self)) PyErr_Clear();  // the loop is closed: nobody waits
+    close_queue(self);
     for (PyObject** member : {&self->loop, &self->lease_type, &self->on_log, &self->spare}) Py_CLEAR(*member);
     return 0;
 }
@@ -272,7 +276,8 @@ PyObject* driver_take_log(PyObject* object, PyObject*) {
 }
 
 PyObject* driver_close(PyObject* object, PyObject*) {
-    return close_queue(driver_of(object)) ? Py_NewRef(Py_None) : nullptr;
+    close_queue(driver_of(object));
+    Py_RETURN_NONE;
 }
 
 PyObject* driver_fileno(PyObject* object, PyObject*) {

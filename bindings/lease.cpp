@@ -23,7 +23,7 @@ void unlink(Lease* lease) {
 Ref new_lease(Driver* driver, pqpool_lease handle, Stack& stack) {
     auto* type = reinterpret_cast<PyTypeObject*>(driver->lease_type);
     Lease* lease = lease_of(type->tp_alloc(type, 0));
-    if (!lease) return {};
+    if (!lease) return pqpool_release(driver->pool->pool, handle), Ref();
     new (&lease->stack) Stack;
     lease->stack.swap(stack);
     lease->driver = reinterpret_cast<Driver*>(Py_NewRef(reinterpret_cast<PyObject*>(driver)));

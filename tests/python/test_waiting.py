@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from pqpool import ConnectionPoolManager, PoolClosedError, PoolConfig, QueryError
+from pqpool._pqpool import Driver
 from support.pools import assert_sound, open_pool
+from support.wait import wait_until_async
 
 
 async def test_a_waiting_task_goes_on_in_its_own_context(database_url: str) -> None:
@@ -218,3 +220,43 @@ async def test_what_is_under_way_when_the_loops_side_closes_ends_with_an_error(d
         await asyncio.wait_for(task, 5.0)
     pool._drivers.clear()
     await pool.shutdown(0)
+
+
+def test_a_loop_closed_in_the_middle_does_not_keep_the_next_one_from_the_pool(database_url: str) -> None:
+    pool = ConnectionPoolManager(PoolConfig(database_url, min_size=1, max_size=2))
+    first = asyncio.new_event_loop()
+
+    async def start() -> tuple[Any, asyncio.Task[Any]]:
+        await pool.initialize()
+        connection = await pool.acquire()
+        task = asyncio.create_task(connection.fetchval("SELECT pg_sleep(30)"))
+        await asyncio.sleep(0.05)
+        return connection, task
+
+    connection, task = first.run_until_complete(start())
+    first.close()
+    try:
+        assert asyncio.run(asyncio.wait_for(pool.fetchval("SELECT 1"), 10.0)) == 1
+        asyncio.run(pool.shutdown(2.0))
+    finally:
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        del connection, task
+
+
+def drivers_alive() -> int:
+    return sum(type(thing) is Driver for thing in gc.get_objects())
+
+
+async def test_a_pool_that_was_shut_down_is_freed_without_the_garbage_collector(database_url: str) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        before = drivers_alive()
+        async with open_pool(database_url, max_size=1) as pool:
+            await asyncio.gather(*(pool.fetchval("SELECT 1") for _ in range(5)))
+            await pool.fetchval("SELECT 1")
+            assert drivers_alive() == before + 1
+        del pool
+        await wait_until_async(lambda: drivers_alive() == before, 5.0)
+    finally:
+        gc.enable()
