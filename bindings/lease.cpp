@@ -122,11 +122,12 @@ PyObject* lease_run(PyObject* object, PyObject* const* args, Py_ssize_t count) {
     if (static_cast<std::size_t>(length) != std::char_traits<char>::length(statement.sql))
         return raise_error("invalid_argument", "the query holds a NUL character");
     if (!driver->parameters.assign(&PyTuple_GET_ITEM(args[2], 0), PyTuple_GET_SIZE(args[2]))) return nullptr;
-    statement.result_format = PQPOOL_AUTOMATIC;
     statement.parameters = driver->parameters.data();
     statement.parameter_count = driver->parameters.size();
     statement.timeout_ms = ms_of(args[4], good);
     const auto mode = static_cast<Mode>(PyLong_AsLong(args[0]));
+    // What execute() does not look at needs no description; and only so may it be several statements.
+    statement.result_format = mode == Mode::tag ? PQPOOL_TEXT : PQPOOL_AUTOMATIC;
     const long column = PyLong_AsLong(args[3]);
     if (!good || PyErr_Occurred()) return nullptr;
     Ref running = Ref::steal(PyObject_CallNoArgs(get_running_loop));
@@ -149,12 +150,22 @@ PyObject* lease_run(PyObject* object, PyObject* const* args, Py_ssize_t count) {
     return take_completions(driver) ? made.release() : nullptr;
 }
 
+PyObject* lease_transaction_status(PyObject* object, PyObject*) {
+    Lease* self = lease_of(object);
+    if (!is_usable(self) || !is_open(self->driver)) return nullptr;
+    int32_t transaction = 0;
+    const int32_t status = pqpool_lease_transaction_status(self->driver->pool->pool, self->handle, &transaction);
+    return status == PQPOOL_OK ? PyLong_FromLong(transaction) : raise_last_error(status);
+}
+
 PyObject* lease_stack(PyObject* object, PyObject*) { return lease_of(object)->stack.lines(); }
 
 PyMethodDef lease_methods[] = {
     {"_run", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(lease_run)), METH_FASTCALL,
      "_run(mode, query, args, column, timeout): an Answer."},
     {"_release", lease_release, METH_NOARGS, "Gives the connection back."},
+    {"_transaction_status", lease_transaction_status, METH_NOARGS,
+     "0 none, 1 open, 2 failed; by the server's last word."},
     {"_stack", lease_stack, METH_NOARGS, "Who acquired it: (file, line, function) triples, innermost first."},
     {nullptr, nullptr, 0, nullptr},
 };

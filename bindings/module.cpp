@@ -181,7 +181,7 @@ class Pool {
     }
 
     // (status, state, database, total, idle, active, waiting, latency_ms, last_error, leak_count, uptime_seconds,
-    // timestamp)
+    // timestamp, behind_pooler)
     py::tuple health() {
         const pqpool_health h = read_health();
         static constexpr const char* kStatuses[] = {"healthy", "degraded", "unhealthy"};
@@ -192,7 +192,8 @@ class Pool {
                               h.latency_ms < 0 ? py::object(py::none()) : py::float_(h.latency_ms),
                               h.last_error[0] ? py::object(py::str(h.last_error)) : py::none(), h.leak_count,
                               h.uptime_ms / 1e3,
-                              static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) / 1e9);
+                              static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) / 1e9,
+                              h.behind_pooler != 0);
     }
 
     const char* state() {

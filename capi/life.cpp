@@ -15,6 +15,7 @@ static_assert(PQPOOL_CONFIGURATION == static_cast<int>(ErrorKind::configuration)
               PQPOOL_QUERY == static_cast<int>(ErrorKind::query) &&
               PQPOOL_RELEASED == static_cast<int>(ErrorKind::released) &&
               PQPOOL_FORKED == static_cast<int>(ErrorKind::forked));
+static_assert(PQPOOL_TRANSACTION_FAILED == static_cast<int>(TransactionStatus::failed));
 static_assert(PQPOOL_DEFAULT == AcquireRequest::kByOption);
 static_assert(PQPOOL_OPTION_CHOICE == static_cast<int>(OptionType::choice) &&
               PQPOOL_AUTOMATIC == static_cast<int>(ResultFormat::automatic));
@@ -260,6 +261,13 @@ int32_t pqpool_release(pqpool_pool* pool, pqpool_lease lease) {
 
 int32_t pqpool_cancel(pqpool_pool* pool, pqpool_lease lease) {
     return guarded([&] { pool_of(pool).cancel(lease); });
+}
+
+int32_t pqpool_lease_transaction_status(pqpool_pool* pool, pqpool_lease lease, int32_t* status) {
+    return guarded([&] {
+        wanted(status, "status");
+        *status = static_cast<int32_t>(pool_of(pool).transaction_status(lease));
+    });
 }
 
 int32_t pqpool_lease_pgconn(pqpool_pool* pool, pqpool_lease lease, struct pg_conn** connection) {

@@ -158,9 +158,9 @@ std::uint64_t CompletionQueue::shut_down(Nanos timeout, void* user_data) {
 }
 
 // Drives the operation as far as it goes without waiting.
-void CompletionQueue::go_on(AsyncOperation& operation, std::uint32_t seen) {
+void CompletionQueue::go_on(AsyncOperation& operation) {
     Lease& lease = operation.operation.lease();
-    const Need need = operation.operation.resume(seen);
+    const Need need = operation.operation.resume();
     if (operation.settles != (need == Need::settle)) {
         operation.settles = !operation.settles;
         settling_ += operation.settles ? 1 : -1;
@@ -325,13 +325,13 @@ void CompletionQueue::poll(Nanos deadline) {
         } else if (events[i].key == kTimerKey) {
             expire();
         } else {
-            on_socket(events[i].key, events[i].what);
+            on_socket(events[i].key);
         }
     }
     take_inbox();
 }
 
-void CompletionQueue::on_socket(std::uint64_t key, std::uint32_t what) {
+void CompletionQueue::on_socket(std::uint64_t key) {
     const auto index = static_cast<std::uint32_t>(key >> 32);
     if (index >= watched_.size()) return;
     Watched& watched = watched_[index];
@@ -345,10 +345,10 @@ void CompletionQueue::on_socket(std::uint64_t key, std::uint32_t what) {
         return;
     }
     Lease& lease = *watched.lease;
-    if (lease.operation) return go_on(*lease.operation, what);
+    if (lease.operation) return go_on(*lease.operation);
     // Nothing is under way: what is left of a cancelled statement, a notice, or the end.
     Connection& connection = *lease.connection;
-    if (!connection.is_lost()) connection.advance(what);
+    if (!connection.is_lost()) connection.advance();
     if (!connection.is_lost()) return;
     poller_.forget(watched.fd);
     watched.what = 0;

@@ -86,7 +86,7 @@ class CompletionQueue {
     AsyncOperation* find(std::uint64_t id);
     void free_operation(AsyncOperation& operation);
     void complete(AsyncOperation& operation, LeaseHandle lease, Result result);
-    void go_on(AsyncOperation& operation, std::uint32_t seen = 0);
+    void go_on(AsyncOperation& operation);
     void replace(AsyncOperation& operation);
     void answered(AsyncOperation& operation);
     void granted(AsyncOperation& operation);
@@ -97,7 +97,7 @@ class CompletionQueue {
     void unwatch(Lease& lease);
     void release_here(Lease& lease);
     void let_go(Lease& lease);
-    void on_socket(std::uint64_t key, std::uint32_t what);
+    void on_socket(std::uint64_t key);
     void expire();
     void arm(Nanos deadline);
     void take_inbox();

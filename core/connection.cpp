@@ -231,7 +231,8 @@ bool CancelRequest::is_called_off() const {
     return called_off_;
 }
 
-Connection::Connection(const ConnectPlan& plan, const Settings& settings) : settings_(settings) {
+Connection::Connection(const ConnectPlan& plan, const Settings& settings)
+    : settings_(settings), named_(settings.statement_cache_size) {
     pg_ = PQconnectStartParams(plan.keywords(), plan.values(), 0);
     if (!pg_) throw Error(ErrorKind::internal, "out of memory while opening a connection");
     PQsetNoticeReceiver(
@@ -277,13 +278,16 @@ Progress Connection::connect_step() {
     throw Error(ErrorKind::connection_lost, message, sqlstate);
 }
 
-bool Connection::in_transaction() const {
+void Connection::note_transaction_status() {
     const auto status = PQtransactionStatus(pg_);
-    return status == PQTRANS_INTRANS || status == PQTRANS_INERROR;
+    transaction_status_ = status == PQTRANS_INTRANS   ? TransactionStatus::open
+                          : status == PQTRANS_INERROR ? TransactionStatus::failed
+                                                      : TransactionStatus::idle;
 }
 
 void Connection::end_lease(Nanos now) {
     last_used_ = now;
+    if (!settings_.reset_never) settings_changed_ = settings_at_start_changed_;
     inherited_dirt_ |= lease_dirt_;
     lease_dirt_ = settings_.reset_always ? kDirtAll : kDirtNone;
     if (settings_.reset_never) inherited_dirt_ = kDirtNone;
@@ -326,6 +330,7 @@ pg_conn* Connection::raw() {
     if (!raw_) return nullptr;
     PQsetnonblocking(pg_, 0);
     lease_dirt_ = kDirtAll;
+    settings_changed_ = true;
     return pg_;
 }
 
@@ -334,7 +339,9 @@ bool Connection::end_raw() {
     if (PQstatus(pg_) != CONNECTION_OK) lose();
     if (lost_ || PQtransactionStatus(pg_) == PQTRANS_ACTIVE) return false;
     raw_ = false;
-    forget_all_prepared();
+    note_transaction_status();
+    forget_names();
+    names_are_unsure_ = true;
     return PQsetnonblocking(pg_, 1) == 0 && PQenterPipelineMode(pg_) == 1;
 }
 

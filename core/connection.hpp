@@ -3,21 +3,21 @@
 //
 // Exactly one owner uses a Connection at a time; nothing here is locked. The one exception is hang_up(), which the
 // keeper may call on a leased connection: it only shuts the socket down. connection.cpp holds its life,
-// connection_wire.cpp what passes over it; with result.cpp these are the files that know libpq.
+// connection_wire.cpp what is sent over it, connection_answers.cpp what the answers mean; with result.cpp these are the
+// files that know libpq.
 #pragma once
 
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
-#include <list>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "core/clock.hpp"
+#include "core/named.hpp"
 #include "core/result.hpp"
 #include "core/statement.hpp"
 
@@ -82,6 +82,9 @@ enum class Verdict {
 
 enum class Progress { done, read, write };
 
+// Of the session, by the server's last word.
+enum class TransactionStatus : std::int32_t { idle = 0, open = 1, failed = 2 };
+
 class Connection {
   public:
     struct Settings {
@@ -102,30 +105,30 @@ class Connection {
     int fd() const { return fd_; }  // for waiting and watching; from begin_session() on the same to the end
 
     // ---- statements ----
-    enum class Check { none, pipelined };
-    // Sends what the last lease left to undo, the check, the statement's preparation and the statement. statement may
-    // be nullptr: only the rest. It must stay as it is until the batch is done. Throws Error(unsupported) for COPY,
-    // with nothing sent.
+    // awaited: its answer has to be there before the statement is written.
+    enum class Check { none, pipelined, awaited };
+    // Sends a batch: what the last lease left to undo, the check, and the statement; or only what has to be answered
+    // before the statement may follow, of which nothing is executed for the caller (has_sent_statement() tells).
+    // statement may be nullptr: only the rest. It must stay as it is until the batch is done. Throws
+    // Error(unsupported) for COPY, with nothing sent.
     void begin(const Statement* statement, Check check);
-    // Where reset and check have to be answered before the statement may follow (an inherited reset before a statement
-    // that keeps its own Sync).
-    bool must_check_apart(const Statement& statement) const;
+    bool has_sent_statement() const { return statement_ != nullptr; }
     void begin_reset();  // ROLLBACK if needed, and the whole reset
     bool is_busy() const { return !parts_.empty(); }
     bool wants_to_write() const { return write_pending_; }
-    // Writes and reads what the socket takes and gives. seen: the Poller's bits of the event that led here.
-    Progress advance(std::uint32_t seen = 0);
+    // Writes and reads what the socket takes and gives.
+    Progress advance();
     // After a batch is done, once.
     Verdict verdict() const;
-    // Of the last batch: it had a check, and the server answered that.
-    bool check_answered() const { return check_answered_; }
+    bool has_result() const { return result_.has_value(); }
     Result take_result() { return std::move(result_); }
-    bool batch_failed() const { return check_failed_ || reset_failed_ || lost_; }
 
     // ---- condition ----
     bool is_lost() const { return lost_; }
     void mark_lost() { lost_ = true; }
-    bool in_transaction() const;
+    // By the server's last word; while a batch is under way, as before it.
+    TransactionStatus transaction_status() const { return transaction_status_; }
+    bool in_transaction() const { return transaction_status_ != TransactionStatus::idle; }
     bool needs_cleaning() const {
         return is_busy() || !cancels_.empty() || in_transaction() || (lease_dirt() & kDirtAtOnce);
     }
@@ -135,6 +138,8 @@ class Connection {
     std::int64_t queries() const { return queries_; }
     std::string loss_message() const { return loss_message_; }
     int backend_pid() const { return backend_pid_; }
+    // The server process is not the one of the session's key data: something in between lends out server sessions.
+    bool is_behind_pooler() const { return behind_pooler_; }
     Nanos last_used() const { return last_used_; }
 
     // ---- cancelling ----
@@ -160,37 +165,54 @@ class Connection {
     bool is_raw() const { return raw_; }
 
   private:
-    enum class Part : std::uint8_t { reset, evict, check, prepare_check, prepare, script, statement, sync };
-
-    struct CachedStatement {
-        std::string key;
-        std::uint32_t number = 0;  // of the prepared statement; 0 = seen, not prepared
-        std::uint32_t uses = 0;
-        bool binary = false;  // all column types are known to have a binary form
-        StatementTraits traits;
+    // What a batch consists of, each with an answer of its own.
+    enum class Part : std::uint8_t {
+        evict,
+        reset,
+        prepare_check,
+        check,
+        pid,
+        prepare,
+        describe,
+        script,
+        statement,
+        sync
     };
-    using Cache = std::list<CachedStatement>;  // most recently used first
 
-    CachedStatement* look_up(const Statement& statement);
-    void forget_current();
-    void forget_all_prepared();
+    void start_batch();
+    void look_at(const Statement& statement);
+    bool uses_name() const;
+    bool must_describe(const Statement& statement) const;
+    bool has_unusual_settings() const;
     void send_simple(const char* sql, Part part);
     void send_each(std::string_view script, Part part);
     void send_reset(std::uint16_t dirt);
     void send_evictions();
     void send_check();
+    void send_description(const Statement& statement);
     void send_statement(const Statement& statement);
-    void send_script(const Statement& statement);
     void send_sync();
     void flush();
     void own_descriptor();
-    void start_batch();
-    void note_seen(std::uint32_t seen);
+
+    bool take_next();
+    void end_batch();
+    void note_transaction_status();
     void take_part_result(pg_result* pg);
+    void take_answer(Part part, Result result);
+    void take_description(const Result& result);
+    void take_statement_result(Result result);
+    void take_check(const Result& result);
+    bool has_before_sync(Part part) const;
     void take_failure(Part part, Result result);
-    void take_statement_error(Result result, std::string_view sqlstate);
-    void note_statement_result();
+    void take_farewell(const Result& result);
+    void take_sync_failure(Result result);
+    void take_check_failure(Result result);
+    void take_name_failure(Part part, Result result);
+    void take_statement_error(Result result);
+    void forget_names();
     bool lease_chose_read_only() const;
+    void unexpected(const char* what);
     void lose();
     static void on_notice(void* self, const pg_result* notice);
 
@@ -201,6 +223,7 @@ class Connection {
     const Settings settings_;
     bool lost_ = false;
     bool raw_ = false;
+    TransactionStatus transaction_status_ = TransactionStatus::idle;
     bool condemned_ = false;
     std::string loss_message_;
     std::int64_t queries_ = 0;
@@ -210,25 +233,30 @@ class Connection {
     std::size_t part_ = 0;
     bool has_part_result_ = false;
     bool write_pending_ = false;
-    const Statement* statement_ = nullptr;
+    const Statement* statement_ = nullptr;  // sent with it
+    NamedStatement* known_ = nullptr;       // of the statement, sent or still to follow
     StatementTraits traits_;
-    bool was_in_transaction_ = false;
+    bool prepares_ = false;  // the statement follows
     bool checks_ = false, own_sync_ = false;
-    bool check_answered_ = false, check_failed_ = false, reset_failed_ = false, statement_answered_ = false,
-         statement_aborted_ = false;
-    CachedStatement* known_ = nullptr;  // the statement's entry in the cache
-    bool by_name_ = false, stale_plan_ = false;
-    bool fatal_ = false;     // the server's last word came
-    bool farewell_ = false;  // or a notice in its place, as from a server that is stopped at once
-    bool received_ = false, ended_in_order_ = false;
+    bool by_name_ = false, binary_ = false;
+    bool has_answer_ = false;   // to any part
+    bool is_answered_ = false;  // every part, with nothing out of place; what happens then is not this batch's
+    bool has_failed_ = false;   // since the last Sync
+    bool check_failed_ = false, statement_answered_ = false, statement_aborted_ = false;
+    bool again_ = false;      // nothing was executed, and the next try will be another
+    bool not_begun_ = false;  // the server ended the session before it read the statement
     std::uint16_t reset_under_way_ = kDirtNone;
     Result result_;
 
-    Cache cache_;
-    std::unordered_map<std::string_view, Cache::iterator> cached_;
-    std::vector<std::uint32_t> evicted_;  // prepared statements to deallocate with the next packet
-    std::uint32_t last_number_ = 0;
-    bool check_prepared_ = false;
+    NamedStatements named_;
+    bool check_on_server_ = false;
+    std::uint8_t check_missed_ = 0;
+    bool behind_pooler_ = false;
+    // Somebody else may have made or removed names: in a transaction, where a wrong guess would end it, they are not
+    // used.
+    bool names_are_shared_ = false, names_are_unsure_ = false;
+    int encoding_ = 0;                                                   // UTF8, as libpq counts encodings
+    bool settings_at_start_changed_ = false, settings_changed_ = false;  // from what the server begins with
 
     std::uint16_t lease_dirt_ = kDirtNone;      // of the lease that has the connection
     std::uint16_t inherited_dirt_ = kDirtNone;  // of those before it

@@ -21,12 +21,4 @@ bool is_final_for_connect(std::string_view sqlstate) {
            || sqlstate == "42704";        // a startup parameter is unknown
 }
 
-bool condemns_connection(std::string_view sqlstate) {
-    return sqlstate == "25006"              // read-only: the primary became a standby
-           || sqlstate.starts_with("57P0")  // admin or crash shutdown, cannot connect now, database dropped
-           // A pooler in between lost its server. 08P01 is also said of a missing parameter; where a pooler means it,
-           // it is FATAL.
-           || (sqlstate.starts_with("08") && sqlstate != "08P01");
-}
-
 }  // namespace pqpool

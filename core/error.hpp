@@ -52,7 +52,4 @@ class Error : public std::exception {
 // What an SQLSTATE means for a connection attempt: whether trying again can help.
 bool is_final_for_connect(std::string_view sqlstate);
 
-// Whether the server behind this SQLSTATE is no longer fit to serve: shutting down, or demoted to a standby.
-bool condemns_connection(std::string_view sqlstate);
-
 }  // namespace pqpool

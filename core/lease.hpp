@@ -79,7 +79,9 @@ struct Lease {
     std::string tag;
 
     // The owner's own.
-    bool needs_check = false;  // nothing has been sent since the connection was handed over
+    bool is_fresh = false;      // no statement of the lease was answered: another connection would do as well
+    bool needs_check = false;   // before, or in front of, the next statement
+    bool awaits_check = false;  // its answer is waited for, because the connection was unused for long
     AsyncOperation* operation = nullptr;
 };
 

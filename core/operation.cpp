@@ -3,10 +3,8 @@
 namespace pqpool {
 
 namespace {
-constexpr int kAttemptsHere = 3;
-// A statement that ends its own session, as pg_terminate_backend(pg_backend_pid()) does, would otherwise be sent again
-// for ever.
-constexpr int kSessionsBroken = 3;
+// Each brings something nearer that the statement has to wait for, or the connection is not fit.
+constexpr int kAttemptsHere = 8;
 }  // namespace
 
 void Operation::begin(Lease& lease, bool has_statement, Nanos deadline) {
@@ -14,16 +12,16 @@ void Operation::begin(Lease& lease, bool has_statement, Nanos deadline) {
     has_statement_ = has_statement;
     deadline_ = deadline;
     phase_ = Phase::start;
-    attempts_ = sessions_broken_ = 0;
+    attempts_ = 0;
     result_ = Result();
     if (has_statement) lease.last_statement.set(statement_.text());
 }
 
-Need Operation::resume(std::uint32_t seen) {
+Need Operation::resume() {
     if (phase_ == Phase::done) return Need::nothing;
     try {
         if (phase_ == Phase::start) return start();
-        switch (lease_->connection->advance(seen)) {
+        switch (lease_->connection->advance()) {
             case Progress::read:
                 return Need::read;
             case Progress::write:
@@ -51,7 +49,7 @@ Need Operation::start() {
         if (!connection.settle()) return Need::settle;
     }
     if (connection.is_lost() || lease_->hung_up.load(std::memory_order_relaxed)) {
-        if (lease_->needs_check) return replace();  // nothing of this lease was written
+        if (lease_->is_fresh) return replace();  // nothing of this lease was written
         connection.mark_lost();
         return finish(Result(loss(false)));
     }
@@ -60,11 +58,15 @@ Need Operation::start() {
 
 Need Operation::send() {
     Connection& connection = *lease_->connection;
-    const bool check = lease_->needs_check || !has_statement_;
-    const bool apart = check && has_statement_ && connection.must_check_apart(statement_);
-    phase_ = apart ? Phase::check_apart : Phase::sent;
-    connection.begin(apart || !has_statement_ ? nullptr : &statement_,
-                     check ? Connection::Check::pipelined : Connection::Check::none);
+    if (connection.is_lost() || ++attempts_ > kAttemptsHere) {
+        connection.mark_lost();
+        return lease_->is_fresh ? replace() : finish(Result(loss(false)));
+    }
+    phase_ = Phase::sent;
+    using Check = Connection::Check;
+    connection.begin(has_statement_ ? &statement_ : nullptr, has_statement_ && !lease_->needs_check ? Check::none
+                                                             : lease_->awaits_check                 ? Check::awaited
+                                                                                                    : Check::pipelined);
     if (connection.is_lost()) return judge();
     return connection.wants_to_write() ? Need::write : Need::read;
 }
@@ -74,16 +76,13 @@ Need Operation::judge() {
     switch (connection.verdict()) {
         case Verdict::answered:
             lease_->needs_check = false;
-            if (phase_ == Phase::check_apart) return send();
+            if (has_statement_ && !connection.has_result()) return send();  // now the statement itself
+            lease_->is_fresh &= !has_statement_;
             return finish(connection.take_result());
         case Verdict::again_here:
-            if (++attempts_ < kAttemptsHere) return send();
-            connection.mark_lost();
-            return lease_->needs_check ? replace() : finish(Result(loss(false)));
+            return send();
         case Verdict::again_elsewhere:
-            if (has_statement_ && connection.check_answered() && ++sessions_broken_ >= kSessionsBroken)
-                return finish(Result(breaks_sessions()));
-            return replace();
+            return lease_->is_fresh ? replace() : finish(Result(loss(false)));
         case Verdict::unknown:
             break;
     }
@@ -117,15 +116,6 @@ Error Operation::loss(bool unknown) const {
     message += unknown ? ". Suggestion: find out whether it took effect before you repeat it"
                        : ". Suggestion: release this lease and acquire another";
     return {unknown && lease_->needs_check ? ErrorKind::validation : ErrorKind::connection_lost, message};
-}
-
-Error Operation::breaks_sessions() const {
-    std::string words = lease_->connection->loss_message();
-    while (!words.empty() && words.back() == '\n') words.pop_back();
-    return {ErrorKind::connection_lost,
-            "the server ended " + std::to_string(kSessionsBroken) +
-                " sessions in the midst of this statement and rolled it back each time: " + words +
-                ". Suggestion: find out whether the statement itself ends its session"};
 }
 
 }  // namespace pqpool

@@ -19,7 +19,7 @@ class Operation {
   public:
     // Without a statement only the validation is made. deadline: kNever = none.
     void begin(Lease& lease, bool has_statement, Nanos deadline);
-    Need resume(std::uint32_t seen = 0);  // seen: the Poller's bits of the event that led here
+    Need resume();
     void fail(Error error) {
         result_ = Result(std::move(error));
         phase_ = Phase::done;
@@ -32,7 +32,7 @@ class Operation {
     Result take_result() { return std::move(result_); }
 
   private:
-    enum class Phase { start, check_apart, sent, done };
+    enum class Phase { start, sent, done };
 
     Need start();
     Need send();
@@ -40,15 +40,13 @@ class Operation {
     Need finish(Result result);
     Need replace();
     Error loss(bool unknown) const;
-    Error breaks_sessions() const;
 
     Statement statement_;
     Lease* lease_ = nullptr;
     bool has_statement_ = false;
     Nanos deadline_ = kNever;
     Phase phase_ = Phase::done;
-    int attempts_ = 0;
-    int sessions_broken_ = 0;  // each answered the check, then ended in the midst of the statement
+    int attempts_ = 0;  // on this connection
     Result result_;
 };
 

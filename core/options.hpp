@@ -32,11 +32,12 @@ namespace pqpool {
       "when a connection is checked: always (in the packet of the lease's first "                              \
       "statement), blocking (answer awaited inside acquire), idle (after validation_idle_time unused), never") \
     X(seconds, validation_idle_time, 30.0, 0.0, 1e9, "unused time after which validation=idle checks")         \
+    X(seconds, validation_await_time, 10.0, 0.0, 1e9,                                                          \
+      "unused time after which the check's answer is awaited before the statement is written")                 \
     X(choice, reset, "auto", 0, 0,                                                                             \
       "session state undone between leases: auto (what the lease changed), always, never")                     \
     X(integer, statement_cache_size, 100, 0, 10000,                                                            \
-      "prepared statements kept per connection; 0 = none, as PgBouncer in "                                    \
-      "transaction mode needs")                                                                                \
+      "prepared statements kept per connection; 0 = none: results then come as text")                          \
     X(integer, max_waiting, 0, 0, 1e9, "requests that may wait at once; 0 = no cap")                           \
     X(seconds, keepalive_interval, 0.0, 0.0, 1e9, "idle connections are checked this often; 0 = off")          \
     X(text, init_sql, "", 0, 0, "statements run on each new connection")                                       \

@@ -52,6 +52,7 @@ Pool::Pool(const Options& options)
       leak_limit_(PoolMachine::config_of(options, 0).leak_limit),
       command_timeout_(from_seconds(options.command_timeout)),
       validation_idle_(from_seconds(options.validation_idle_time)),
+      validation_await_(from_seconds(options.validation_await_time)),
       plan_(options.database_url),
       unix_us_at_zero_((read_clock(CLOCK_REALTIME) - monotonic_now()) / kMicrosecond),
       log_(log_level_of(options.log_level), options.log_file),
@@ -129,6 +130,7 @@ HealthReport Pool::health() {
     report.state = machine_.state();
     report.database = database_status(report.health, report.state, report.statistics.live_connections);
     report.last_error = last_error_;
+    report.behind_pooler = behind_pooler_;
     return report;
 }
 
@@ -200,6 +202,11 @@ void Pool::on_opened(SlotId slot, std::unique_ptr<Connection> connection, Nanos 
     Locked locked(*this);
     connection->end_lease(monotonic_now());
     const int pid = connection->backend_pid();
+    if (connection->is_behind_pooler() && !std::exchange(behind_pooler_, true))
+        add_log(LogLevel::info,
+                "The server's sessions are lent out by a pooler in between; where that is in transaction mode, LISTEN, "
+                "session settings and session locks do not hold",
+                LogContext().add("connection_id", name_of_connection(slot)));
     connection_of(slot) = std::move(connection);
     if (machine_.opened(slot, round_trip, monotonic_now()))
         add_log(LogLevel::debug, "Connection opened",
@@ -374,8 +381,10 @@ void Pool::put(SlotId slot, Lease& lease, Nanos now) {
     lease.slot = slot;
     lease.hung_up.store(false, std::memory_order_relaxed);
     lease_of_slot_[slot.index] = lease.index;
-    lease.needs_check = validation_ == Validation::idle ? now - lease.connection->last_used() > validation_idle_
-                                                        : validation_ != Validation::never;
+    const Nanos unused = now - lease.connection->last_used();
+    lease.is_fresh = true;
+    lease.needs_check = validation_ == Validation::idle ? unused > validation_idle_ : validation_ != Validation::never;
+    lease.awaits_check = unused > validation_await_;
 }
 
 void Pool::grant(SlotId slot, Waiting& waiting) {

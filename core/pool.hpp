@@ -42,6 +42,7 @@ struct HealthReport {
     const char* database = "disconnected";  // connected, connecting, degraded, disconnected
     Statistics statistics;
     std::string last_error;
+    bool behind_pooler = false;
 };
 
 class Pool final : private KeeperClient {
@@ -72,6 +73,8 @@ class Pool final : private KeeperClient {
     void release(LeaseHandle lease);  // also of asynchronous leases, from any thread; does not block
     void cancel(LeaseHandle lease);   // the statement under way ends with the server's error 57014; does not block
     pg_conn* raw_connection(LeaseHandle lease);
+    // By the server's last word, without asking it. The lease's owner.
+    TransactionStatus transaction_status(LeaseHandle lease) const;
 
     // ---- leases: for the completion queue ----
     // True where `waiting` is answered at once; else its queue is told.
@@ -137,7 +140,7 @@ class Pool final : private KeeperClient {
     Lease& begin_use(LeaseHandle handle);
     void end_use(Lease& lease);
     Result drive(Operation& operation);
-    bool wait_for(Operation& operation, Need need, std::uint32_t& seen);
+    bool wait_for(Operation& operation, Need need);
     Error refusal(ErrorKind kind, Nanos patience) const;
     std::vector<Holder> holders_locked() const;
     void add_log(LogLevel level, std::string message, LogContext context, LeaseHandle subject = 0);
@@ -153,7 +156,7 @@ class Pool final : private KeeperClient {
     const std::uint32_t epoch_ = fork_epoch();
     const Options options_;
     const Validation validation_;
-    const Nanos timeout_, leak_limit_, command_timeout_, validation_idle_;
+    const Nanos timeout_, leak_limit_, command_timeout_, validation_idle_, validation_await_;
     const ConnectPlan plan_;
     const std::int64_t unix_us_at_zero_;  // of the monotonic clock's zero
     Log log_;
@@ -171,6 +174,7 @@ class Pool final : private KeeperClient {
     bool writes_log_ = false;         // a thread is at it
     std::string last_error_;
     std::optional<Error> init_error_;
+    bool behind_pooler_ = false;
     bool opened_ = false;       // min_size connections stood once
     bool closed_down_ = false;  // terminated, and the keeper has closed all it had
     bool started_ = false;

@@ -225,12 +225,11 @@ Result Pool::run(const AcquireRequest& request, std::string_view sql, const Para
 }
 
 Result Pool::drive(Operation& operation) {
-    std::uint32_t seen = 0;
     for (;;) {
-        const Need need = operation.resume(seen);
+        const Need need = operation.resume();
         if (need == Need::nothing) return operation.take_result();
         try {
-            if (!wait_for(operation, need, seen)) {
+            if (!wait_for(operation, need)) {
                 Connection& connection = *operation.lease().connection;
                 if (!connection.has_cancel()) keeper_.send_cancel(connection.make_cancel());
                 operation.fail(statement_timeout());
@@ -244,8 +243,7 @@ Result Pool::drive(Operation& operation) {
 }
 
 // False at the deadline.
-bool Pool::wait_for(Operation& operation, Need need, std::uint32_t& seen) {
-    seen = 0;
+bool Pool::wait_for(Operation& operation, Need need) {
     Lease& lease = operation.lease();
     if (need == Need::replacement) {
         Waiting waiting;
@@ -256,8 +254,7 @@ bool Pool::wait_for(Operation& operation, Need need, std::uint32_t& seen) {
     Connection& connection = *lease.connection;
     if (need == Need::settle && !connection.is_busy()) return connection.wait_until_settled(operation.deadline());
     const std::uint32_t what = Poller::kRead | (need == Need::write ? Poller::kWrite : 0);
-    seen = wait_for_socket(connection.fd(), what, operation.deadline());
-    return seen != 0;
+    return wait_for_socket(connection.fd(), what, operation.deadline()) != 0;
 }
 
 Error Pool::acquire_timeout(Nanos patience) const {
@@ -301,8 +298,14 @@ pg_conn* Pool::raw_connection(LeaseHandle handle) {
     operation.begin(lease, false, deadline_after(monotonic_now(), lease.patience));
     const Result result = drive(operation);  // the raw connection is validated before anything else
     if (result.error()) throw *result.error();
+    lease.is_fresh = false;  // what the caller does on it is not known
     if (pg_conn* raw = lease.connection->raw()) return raw;
     throw Error(ErrorKind::connection_lost, "the connection is lost: " + lease.connection->loss_message());
+}
+
+TransactionStatus Pool::transaction_status(LeaseHandle handle) const {
+    const Lease& lease = find_lease(handle);
+    return lease.connection ? lease.connection->transaction_status() : TransactionStatus::idle;
 }
 
 void Pool::release(LeaseHandle handle) {

@@ -169,9 +169,11 @@ typedef struct pqpool_parameter {
 typedef enum pqpool_result_format {
     PQPOOL_TEXT = 0,
     PQPOOL_BINARY = 1,
-    /* Text when the statement is new on its connection; binary from then on where every column is of a type among:
-     * bool, bytea, "char", name, int2, int4, int8, oid, float4, float8, numeric, text, varchar, bpchar, json, jsonb,
-     * uuid, date, time, timetz, timestamp, timestamptz, interval, void, and arrays of these. */
+    /* Text on the statement's first two uses on its connection; binary from then on where every column is of a type
+     * among those below. In a session whose settings the lease has changed, so that text could lose something, such a
+     * statement is described first, in a round trip of its own, and is binary from its first use on. The types: bool,
+     * bytea, "char", name, int2, int4, int8, oid, float4, float8, numeric, text, varchar, bpchar, json, jsonb, uuid,
+     * date, time, timetz, timestamp, timestamptz, interval, void, and arrays of these. */
     PQPOOL_AUTOMATIC = 2
 } pqpool_result_format;
 
@@ -193,12 +195,12 @@ typedef struct pqpool_result pqpool_result;
  * is one, at most for the timeout. PQPOOL_TIMEOUT (the message names who holds the connections), PQPOOL_CLOSED,
  * PQPOOL_TOO_MANY_REQUESTS, PQPOOL_NOT_INITIALIZED. */
 PQPOOL_API int32_t pqpool_acquire(pqpool_pool* pool, const pqpool_acquire_options* options, pqpool_lease* lease);
-/* Runs one statement; or, without parameters, several that semicolons separate, as one implicit transaction, with the
- * last one's result. The lease's first statement carries the connection's validation in the same packet; a connection
- * that proves dead is replaced and the statement sent again, where it is certain that it was not executed. Blocks until
- * the result is whole, at most for the timeout. PQPOOL_QUERY (see pqpool_error_field), PQPOOL_STATEMENT_TIMEOUT,
- * PQPOOL_VALIDATION and PQPOOL_CONNECTION_LOST (whether it ran may be unknown; the message says), PQPOOL_TIMEOUT (no
- * replacement), PQPOOL_RELEASED, PQPOOL_BUSY, PQPOOL_UNSUPPORTED (COPY), PQPOOL_FORKED. */
+/* Runs one statement; or, without parameters and with results as text, several that semicolons separate, as one
+ * implicit transaction, with the last one's result. The lease's first statement carries the connection's validation in
+ * the same packet; a connection that proves dead is replaced and the statement sent again, where it is certain that it
+ * was not executed. Blocks until the result is whole, at most for the timeout. PQPOOL_QUERY (see pqpool_error_field),
+ * PQPOOL_STATEMENT_TIMEOUT, PQPOOL_VALIDATION and PQPOOL_CONNECTION_LOST (whether it ran may be unknown; the message
+ * says), PQPOOL_TIMEOUT (no replacement), PQPOOL_RELEASED, PQPOOL_BUSY, PQPOOL_UNSUPPORTED (COPY), PQPOOL_FORKED. */
 PQPOOL_API int32_t pqpool_execute(pqpool_pool* pool, pqpool_lease lease, const pqpool_statement* statement,
                                   pqpool_result** result);
 /* pqpool_acquire, pqpool_execute and pqpool_release in one; statuses of all three. */
@@ -212,6 +214,16 @@ PQPOOL_API int32_t pqpool_release(pqpool_pool* pool, pqpool_lease lease);
  * SQLSTATE 57014, if it has not ended by then. It can never hit another statement. Does not block. For a lease of a
  * queue see pqpool_queue_cancel. */
 PQPOOL_API int32_t pqpool_cancel(pqpool_pool* pool, pqpool_lease lease);
+
+typedef enum pqpool_transaction_status {
+    PQPOOL_TRANSACTION_NONE = 0,
+    PQPOOL_TRANSACTION_OPEN = 1,
+    PQPOOL_TRANSACTION_FAILED = 2 /* open, and the server takes nothing more but its end */
+} pqpool_transaction_status;
+
+/* *status: pqpool_transaction_status, by the server's last word, whatever began or ended the transaction. While a
+ * statement is under way, as before it. For the lease's own thread. Does not block. PQPOOL_RELEASED, PQPOOL_FORKED. */
+PQPOOL_API int32_t pqpool_lease_transaction_status(pqpool_pool* pool, pqpool_lease lease, int32_t* status);
 
 struct pg_conn; /* libpq's PGconn */
 /* The lease's libpq connection, validated, for anything libpq can do (COPY, notifications, large objects). Borrowed
@@ -348,10 +360,11 @@ typedef enum pqpool_health_status {
 
 typedef struct pqpool_health {
     uint32_t struct_size;
-    int32_t status; /* pqpool_health_status */
-    int32_t state;  /* pqpool_state */
-    int32_t reserved;
-    const char* database; /* static: connected, connecting, degraded or disconnected */
+    int32_t status;        /* pqpool_health_status */
+    int32_t state;         /* pqpool_state */
+    int32_t behind_pooler; /* nonzero: a pooler such as PgBouncer lends out the server's sessions. In its transaction
+                              mode LISTEN, session settings and session locks do not hold */
+    const char* database;  /* static: connected, connecting, degraded or disconnected */
     int64_t total_connections, idle_connections, active_connections, waiting_requests, leak_count;
     double latency_ms; /* round trip of the pool's own last check; negative: none yet */
     double uptime_ms;

@@ -48,7 +48,7 @@ class NativeHolder(TypedDict):
     last_statement: str
 
 NativeHealth: TypeAlias = tuple[
-    str, str, str, int, int, int, int, float | None, str | None, int, float, float
+    str, str, str, int, int, int, int, float | None, str | None, int, float, float, bool
 ]
 
 class Pool:
@@ -77,6 +77,7 @@ class Lease:
         self, mode: int, query: str, args: tuple[object, ...], column: int, timeout: float | None
     ) -> Awaitable[Any]: ...
     def _release(self) -> None: ...
+    def _transaction_status(self) -> int: ...
     def _stack(self) -> list[tuple[str, int, str]]: ...
 
 _Connection = TypeVar("_Connection", bound=Lease)

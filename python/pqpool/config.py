@@ -81,6 +81,8 @@ class PoolConfig:
     returns, after validation_idle_time unused, or never."""
     validation_idle_time: float = _option(30.0)
     """Unused time after which validation="idle" checks."""
+    validation_await_time: float = _option(10.0)
+    """Unused time after which the check's answer is awaited before the statement is written."""
     reset: Literal["auto", "always", "never"] = _option("auto")
     """Session state undone between leases: what the lease changed, all, nothing."""
     statement_cache_size: int = _option(100)

@@ -6,12 +6,13 @@ first runs; its answer wakes the task on the event loop's own thread.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Literal, TypeAlias
 
 from ._pqpool import Lease, Record
-from .exceptions import InvalidArgumentError
+from .exceptions import InvalidArgumentError, QueryError
 
 __all__ = ["Connection", "IsolationLevel", "Transaction"]
 
@@ -19,6 +20,8 @@ IsolationLevel: TypeAlias = Literal["serializable", "repeatable_read", "read_com
 
 # What the native side makes of a result.
 _VALUE, _ROW, _ROWS, _TAG = range(4)
+_NO_TRANSACTION = 0
+_names = itertools.count(1)
 
 
 class Connection(Lease):
@@ -40,8 +43,7 @@ class Connection(Lease):
     Not thread-safe: use it on the event loop that acquired it.
     """
 
-    __slots__ = ("_depth",)
-    _depth: int
+    __slots__ = ()
 
     async def fetchval(self, query: str, *args: object, column: int = 0, timeout: float | None = None) -> Any:
         """The value of one column of the first row; None where there is no row."""
@@ -66,7 +68,14 @@ class Connection(Lease):
     async def executemany(
         self, command: str, args: Iterable[Sequence[object]], *, timeout: float | None = None
     ) -> None:
-        """Run the command for each set of parameters, all of them or none."""
+        """Run the command for each set of parameters, all of them or none.
+
+        Inside a transaction it is part of that one, and a failure fails it.
+        """
+        if self.is_in_transaction():
+            for one in args:
+                await self.execute(command, *one, timeout=timeout)
+            return
         async with self.transaction():
             for one in args:
                 await self.execute(command, *one, timeout=timeout)
@@ -78,12 +87,12 @@ class Connection(Lease):
         readonly: bool = False,
         deferrable: bool = False,
     ) -> Transaction:
-        """A transaction for `async with`; one inside another is a savepoint."""
+        """A transaction for `async with`; one inside another, however that was begun, is a savepoint."""
         return Transaction(self, isolation, readonly, deferrable)
 
     def is_in_transaction(self) -> bool:
-        """Whether a `transaction()` of this connection is open."""
-        return getattr(self, "_depth", 0) > 0
+        """Whether a transaction is open, by the server's word, whatever began it."""
+        return self._transaction_status() != _NO_TRANSACTION
 
     def is_closed(self) -> bool:
         """Whether it was given back to the pool."""
@@ -128,31 +137,45 @@ class Transaction:
         """BEGIN, or SAVEPOINT inside another transaction."""
         if self._state != "new":
             raise InvalidArgumentError(f"the transaction was started already; it is {self._state}")
-        depth = getattr(self._connection, "_depth", 0)
-        if depth:
+        if self._connection.is_in_transaction():
             if self._begin != "BEGIN":
                 raise InvalidArgumentError("a nested transaction takes no isolation, readonly or deferrable")
-            self._savepoint = f"pqpool_savepoint_{depth}"
-        await self._connection.execute(f"SAVEPOINT {self._savepoint}" if depth else self._begin)
-        self._connection._depth = depth + 1
+            self._savepoint = f"pqpool_savepoint_{next(_names)}"
+        await self._connection.execute(f"SAVEPOINT {self._savepoint}" if self._savepoint else self._begin)
         self._state = "started"
 
     async def commit(self) -> None:
-        """COMMIT, or RELEASE SAVEPOINT. Where the transaction has failed, the server rolls it back."""
-        await self._end("committed", "RELEASE SAVEPOINT" if self._savepoint else "COMMIT")
+        """COMMIT, or RELEASE SAVEPOINT.
+
+        Raises `QueryError` with SQLSTATE 25P02 where an error in it was passed over, so that the
+        server has rolled the transaction back instead.
+        """
+        tag = await self._end("committed", "RELEASE SAVEPOINT" if self._savepoint else "COMMIT")
+        if tag == "ROLLBACK":
+            raise QueryError(
+                "the transaction was rolled back instead of committed, because a statement in it had failed. "
+                "Suggestion: let the error leave the transaction's block, or run what may fail in a nested "
+                "transaction()",
+                sqlstate="25P02",
+            )
 
     async def rollback(self) -> None:
         """ROLLBACK, or ROLLBACK TO SAVEPOINT."""
         await self._end("rolled back", "ROLLBACK TO SAVEPOINT" if self._savepoint else "ROLLBACK")
 
-    async def _end(self, state: str, command: str) -> None:
+    async def _end(self, state: str, command: str) -> str:
         if self._state != "started":
             raise InvalidArgumentError(
                 f"the transaction is {self._state}; it can be ended once, after start()"
             )
+        if not self._connection.is_in_transaction():
+            self._state = "ended by another statement"
+            raise InvalidArgumentError(
+                "the transaction was ended already, by a COMMIT or ROLLBACK of its own. "
+                "Suggestion: leave its end to transaction()"
+            )
         self._state = state
-        self._connection._depth -= 1
-        await self._connection.execute(f"{command} {self._savepoint}".rstrip())
+        return await self._connection.execute(f"{command} {self._savepoint}".rstrip())
 
     async def __aenter__(self) -> Transaction:
         await self.start()
@@ -168,5 +191,5 @@ class Transaction:
             return  # the release of the connection has rolled it back
         if kind is None:
             await self.commit()
-        else:
+        elif self._connection.is_in_transaction():  # else there is nothing left to roll back
             await self.rollback()

@@ -28,10 +28,10 @@ __all__ = [
 ]
 
 NativeHealth: TypeAlias = tuple[
-    str, str, str, int, int, int, int, float | None, str | None, int, float, float
+    str, str, str, int, int, int, int, float | None, str | None, int, float, float, bool
 ]
 """status, state, database status, total, idle, active, waiting, latency in ms, last error,
-leak count, uptime in seconds, Unix time."""
+leak count, uptime in seconds, Unix time, whether a pooler is in between."""
 
 StatisticsSource: TypeAlias = Callable[[], dict[str, Any]]
 """Reads the native statistics; called at most once, when somebody asks for them."""
@@ -65,6 +65,8 @@ class DatabaseStatus:
     pool: the connection counts, by the keys total, idle, active and waiting.
     latency_ms: the last check's round trip, or None before the first.
     last_error: the last error's text, or None. leak_count: leases now held too long.
+    behind_pooler: a pooler such as PgBouncer lends out the server's sessions; in its transaction
+    mode LISTEN, session settings and session locks do not hold.
     """
 
     status: str
@@ -72,6 +74,7 @@ class DatabaseStatus:
     latency_ms: float | None = None
     last_error: str | None = None
     leak_count: int = 0
+    behind_pooler: bool = False
 
     def model_dump(self, *, mode: Mode = "python") -> dict[str, Any]:
         """All fields by name, in a new dict."""
@@ -81,6 +84,7 @@ class DatabaseStatus:
             "latency_ms": jsonable(self.latency_ms) if mode == "json" else self.latency_ms,
             "last_error": self.last_error,
             "leak_count": self.leak_count,
+            "behind_pooler": self.behind_pooler,
         }
 
     def model_dump_json(self, *, indent: int | None = None) -> str:
@@ -185,9 +189,9 @@ def _counts_only(pool: dict[str, int]) -> PoolStatistics:
 
 
 def _build_database(self: HealthStatus) -> DatabaseStatus:
-    _, _, status, total, idle, active, waiting, latency_ms, last_error, leaks, _, _ = self._native
+    _, _, status, total, idle, active, waiting, latency_ms, last_error, leaks, _, _, pooler = self._native
     pool = {"total": total, "idle": idle, "active": active, "waiting": waiting}
-    return DatabaseStatus(status, pool, latency_ms, last_error, leaks)
+    return DatabaseStatus(status, pool, latency_ms, last_error, leaks, pooler)
 
 
 def _build_statistics(self: HealthStatus) -> PoolStatistics:

@@ -68,11 +68,17 @@ TEST_CASE("results_come_in_the_format_asked_for", "[statements]") {
     REQUIRE(pqpool_result_length(binary.result.get(), 0, 0) == 4);
     CHECK(std::memcmp(pqpool_result_value(binary.result.get(), 0, 0), four, 4) == 0);
 
-    // Automatic begins in text and turns binary once the types are known; a type outside the list keeps it in text.
-    CHECK(pool.execute(lease, "SELECT 4", {}, PQPOOL_AUTOMATIC).value() == "4");
-    const auto second = pool.execute(lease, "SELECT 4", {}, PQPOOL_AUTOMATIC);
-    CHECK(pqpool_result_is_binary(second.result.get()) == 1);
-    CHECK(std::memcmp(pqpool_result_value(second.result.get(), 0, 0), four, 4) == 0);
+    // Automatic turns binary once the columns were seen by the statement's name; a type outside the list keeps it text.
+    for (int use = 1; use <= 2; use++) CHECK(pool.execute(lease, "SELECT 4", {}, PQPOOL_AUTOMATIC).value() == "4");
+    const auto third = pool.execute(lease, "SELECT 4", {}, PQPOOL_AUTOMATIC);
+    CHECK(pqpool_result_is_binary(third.result.get()) == 1);
+    CHECK(std::memcmp(pqpool_result_value(third.result.get(), 0, 0), four, 4) == 0);
+
+    // Where text could lose something, from the first use on.
+    REQUIRE(pool.execute(lease, "SET extra_float_digits = 0").status == PQPOOL_OK);
+    const auto described = pool.execute(lease, "SELECT 4 AS four", {}, PQPOOL_AUTOMATIC);
+    CHECK(pqpool_result_is_binary(described.result.get()) == 1);
+    CHECK(std::memcmp(pqpool_result_value(described.result.get(), 0, 0), four, 4) == 0);
     for (int i = 0; i < 4; i++)
         CHECK(pool.execute(lease, "SELECT 4, '(1,2)'::point", {}, PQPOOL_AUTOMATIC).value() == "4");
     // The same text asked for as text stays text, also when it is prepared.
@@ -255,4 +261,40 @@ TEST_CASE("a_lost_raw_connection_is_named_as_such", "[statements][raw]") {
     CHECK(pqpool_lease_pgconn(pool, lease, &raw) == PQPOOL_CONNECTION_LOST);
     CHECK(pool.release(lease) == PQPOOL_OK);
     CHECK(pool.run("SELECT 1").value() == "1");
+}
+
+TEST_CASE("an_error_that_comes_at_the_end_of_a_statement_is_its_own", "[statements]") {
+    Pool pool({{"min_size", "1"}, {"max_size", "1"}});
+    for (const char* sql : {"DROP TABLE IF EXISTS orphans, parents", "CREATE TABLE parents (id int PRIMARY KEY)",
+                            "CREATE TABLE orphans (p int REFERENCES parents DEFERRABLE INITIALLY DEFERRED)"})
+        REQUIRE(pool.run(sql).status == PQPOOL_OK);
+    for (int use = 0; use < 4; use++) {
+        CHECK(pool.run("INSERT INTO orphans VALUES (99)").sqlstate == "23503");
+        CHECK(pool.run("SELECT 'mine'").value() == "mine");
+        CHECK(pool.run("SELECT 1/0").sqlstate == "22012");
+        CHECK(pool.run("INSERT INTO parents VALUES (1), (1)").sqlstate == "23505");
+    }
+    CHECK(pool.run("DROP TABLE orphans, parents").status == PQPOOL_OK);
+    CHECK(pool.statistics().connections_lost == 0);
+}
+
+TEST_CASE("the_transaction_status_is_the_servers_word", "[statements]") {
+    Pool pool({{"min_size", "1"}, {"max_size", "1"}});
+    const auto lease = pool.acquire();
+    const auto status = [&] {
+        int32_t found = -1;
+        CHECK(pqpool_lease_transaction_status(pool, lease, &found) == PQPOOL_OK);
+        return found;
+    };
+    CHECK(status() == PQPOOL_TRANSACTION_NONE);
+    REQUIRE(pool.execute(lease, "SELECT 1; BEGIN").status == PQPOOL_OK);
+    CHECK(status() == PQPOOL_TRANSACTION_OPEN);
+    REQUIRE(pool.execute(lease, "SELECT 1/0").status == PQPOOL_QUERY);
+    CHECK(status() == PQPOOL_TRANSACTION_FAILED);
+    CHECK(pool.execute(lease, "COMMIT").status == PQPOOL_OK);
+    CHECK(status() == PQPOOL_TRANSACTION_NONE);
+    CHECK(pool.release(lease) == PQPOOL_OK);
+    int32_t untouched = 7;
+    CHECK(pqpool_lease_transaction_status(pool, lease, &untouched) == PQPOOL_RELEASED);
+    CHECK(untouched == 7);
 }

@@ -74,6 +74,7 @@ def losses(manager: ConnectionPoolManager) -> int:
 
 async def test_hang_up_of_an_idle_connection_is_not_noticed_by_the_caller(pool, table, proxy, fresh):
     proxy.strike_all(Action.CUT)
+    await wait_until_async(lambda: losses(pool) == 1)
     await pool.execute(WRITE, fresh)
     assert times_written(table, fresh) == 1
     await assert_sound(pool)
@@ -113,24 +114,40 @@ async def test_a_whole_shelf_of_dead_connections_costs_the_caller_nothing(table,
 
 # ---- the check under its own Sync: everything that is not an ordinary read ----
 
-BEFORE_THE_ANSWER = {
+ENDS = {
     "nothing reaches the server": Fault.at_byte(Action.CUT, TO_SERVER, 0),
     "half of the check reaches the server": Fault.at_byte(Action.CUT, TO_SERVER, 9),
     "the check reaches the server": Fault.after(Action.CUT, b"S", 1, TO_SERVER),
     "half of the write reaches the server": Fault.at_byte(Action.CUT, TO_SERVER, 70),
+    "all reaches the server": Fault.after(Action.CUT, b"S", 2, TO_SERVER),
 }
 
 
-@pytest.mark.parametrize("fault", BEFORE_THE_ANSWER.values(), ids=BEFORE_THE_ANSWER)
-async def test_a_write_is_sent_again_after_an_orderly_end_before_the_check_is_answered(
-    pool, table, proxy, fresh, fault
-):
+@pytest.mark.parametrize("fault", ENDS.values(), ids=ENDS)
+async def test_an_end_without_the_servers_word_proves_nothing(pool, table, proxy, fresh, fault):
+    """A proxy can die having passed everything on, and its end looks the same."""
     session = proxy.sessions[0]
     session.arm(fault)
-    assert await pool.execute(WRITE, fresh) == "INSERT 0 1"
+    with pytest.raises(ConnectionValidationError, match=UNKNOWN):
+        await pool.execute(WRITE, fresh)
     assert session.fired.is_set()
-    assert times_written(table, fresh) == 1
+    assert times_written(table, fresh) <= 1
     await assert_sound(pool)
+
+
+@pytest.mark.parametrize("action", [Action.CUT, Action.RESET, Action.END])
+@pytest.mark.parametrize("byte", [0, 9])
+async def test_after_a_while_unused_the_check_is_answered_before_the_write_is_sent(
+    table, proxy, fresh, action, byte
+):
+    async with open_pool(proxy.url(table.url), validation_await_time=0) as pool:
+        await use_thrice(pool)
+        session = proxy.sessions[0]
+        session.arm(Fault.at_byte(action, TO_SERVER, byte))
+        assert await pool.execute(WRITE, fresh) == "INSERT 0 1"
+        assert session.fired.is_set()
+        assert times_written(table, fresh) == 1
+        await assert_sound(pool)
 
 
 async def test_a_write_is_sent_again_after_a_fatal_error_before_the_check_is_answered(table, fresh):
@@ -221,15 +238,30 @@ def terminate_running(server: ThrowawayServer, beginning: str) -> bool:
 # ---- the check under the statement's Sync: ordinary reads ----
 
 
-async def test_a_read_is_sent_again_after_a_fatal_error(table):
-    async with open_pool(table.url) as pool:
-        first = pool.get_statistics()
-        read = asyncio.ensure_future(pool.fetchval("SELECT 7 FROM pg_sleep(0.4)"))
-        await asyncio.to_thread(wait_until, lambda: terminate_running(table, "SELECT 7"))
+async def test_a_read_is_sent_again_after_a_fatal_error_before_any_answer(table):
+    async with open_pool(table.url) as pool, pool.acquire() as connection:
+        backend = pool.holders()[0].backend_pid
+        os.kill(backend, signal.SIGSTOP)
+        try:
+            read = asyncio.ensure_future(connection.fetchval("SELECT 7"))
+            await asyncio.sleep(0)  # the packet is written now
+            os.kill(backend, signal.SIGTERM)
+        finally:
+            os.kill(backend, signal.SIGCONT)
         assert await read == 7
-        last = pool.get_statistics()
-        assert last.connections_opened == first.connections_opened + 1
-        assert last.total_acquisitions == first.total_acquisitions + 1
+        assert await connection.fetchval("SELECT pg_backend_pid()") != backend
+
+
+@pytest.mark.parametrize("uses", [0, 1, 3])
+async def test_a_killed_read_stays_killed(table, uses):
+    slow = "SELECT 7 FROM pg_sleep($1)"
+    async with open_pool(table.url) as pool:
+        for _ in range(uses):
+            assert await pool.fetchval(slow, 0.0) == 7
+        read = asyncio.ensure_future(pool.fetchval(slow, 30.0))
+        await asyncio.to_thread(wait_until, lambda: terminate_running(table, "SELECT 7"))
+        with pytest.raises((ConnectionValidationError, ConnectionLostError), match=UNKNOWN):
+            await read
         await assert_sound(pool)
 
 
@@ -250,6 +282,15 @@ async def test_a_read_lost_without_a_fatal_error_is_reported_as_unknown(pool, pr
     proxy.sessions[0].arm(fault)
     with pytest.raises(ConnectionValidationError, match=UNKNOWN):
         await pool.fetchval("SELECT 1 + 1")
+    await assert_sound(pool)
+
+
+async def test_a_read_lost_while_it_is_described_was_not_executed(pool, proxy):
+    async with pool.acquire() as connection:
+        await connection.execute("SET extra_float_digits = 0")
+        proxy.sessions[0].arm(Fault.at_byte(Action.CUT, TO_CLIENT, 0))
+        with pytest.raises(ConnectionLostError, match="it was not executed"):
+            await connection.fetchval("SELECT 1 + 2")
     await assert_sound(pool)
 
 
@@ -351,23 +392,16 @@ async def test_a_release_into_a_black_hole_does_not_hold_the_slot(pool, proxy):
 
 
 def any_fault(random: Random) -> Fault:
-    """Any fault that the network or a server can bring about, at a byte anywhere in a connection's first use.
-
-    One thing none of them does: to lose a whole answer and then to end in order, as if the server had.
-    Towards the client, only a reset strikes in front of the first byte of an answer.
-    """
+    """Any fault that the network, a proxy or a server can bring about, at any byte of a connection's use."""
     action, direction = random.choice(
         [
             (Action.RESET, TO_SERVER),
             (Action.RESET, TO_CLIENT),
             (Action.END, TO_SERVER),
+            (Action.CUT, TO_SERVER),
             (Action.CUT, TO_CLIENT),
         ]
     )
-    if action is Action.CUT:
-        return Fault.after(
-            action, random.choice([b"2", b"D", b"C", b"Z"]), random.randrange(1, 12), once_ready=True
-        )
     return Fault.at_byte(action, direction, int(random.expovariate(1 / 900)), once_ready=True)
 
 

@@ -71,6 +71,17 @@ async def test_a_statement_is_prepared_on_its_second_use_in_the_same_packet(pool
     assert parses == [1, 1, 0, 0]  # unnamed; named; by name alone
 
 
+async def test_in_a_session_with_other_settings_a_statement_is_described_before_its_first_use(pool, proxy):
+    meter = Meter(proxy)
+    async with pool.acquire() as connection:
+        await connection.execute("SET extra_float_digits = 0")
+        meter.read()
+        for use in range(3):
+            assert await connection.fetchval("SELECT 0.1::float8 + 0.2::float8") == 0.1 + 0.2
+            sent, _ = meter.read()
+            assert sent.messages[SYNC] == (2 if use == 0 else 1)
+
+
 async def test_only_the_first_statement_of_a_lease_carries_a_check(pool, proxy):
     async with pool.acquire() as connection:
         await connection.fetchval("SELECT 1")
@@ -113,12 +124,15 @@ async def test_acquire_and_release_alone_send_nothing(pool, proxy):
     assert (sent.size, answered.size) == (0, 0)
 
 
-async def test_a_reset_travels_in_the_next_leases_packet(pool, proxy):
+async def test_a_reset_is_answered_before_the_next_leases_statement_is_sent(pool, proxy):
+    work_mem = "SELECT current_setting('work_mem')"
     await pool.execute("SET work_mem = '1MB'")
     meter = Meter(proxy)
-    assert await pool.fetchval("SELECT current_setting('work_mem')") == "4MB"
-    sent, _ = meter.read()
-    assert (sent.reads, sent.messages[EXECUTE], sent.messages[SYNC]) == (1, 3, 1)
+    assert await pool.fetchval(work_mem) == "4MB"
+    sent, answered = meter.read()
+    assert sent.messages[EXECUTE] == 3, "the reset, the check, the statement"
+    assert sent.messages[SYNC] == 3, "each under its own Sync"
+    assert answered.reads >= 2
 
 
 # ---- the cache of prepared statements ----

@@ -142,8 +142,9 @@ async def test_start_that_fails_leaves_no_transaction(conn: Connection) -> None:
     with pytest.raises(QueryError):
         async with conn.transaction():
             pass  # the server refuses everything but the end of the broken one
-    assert not conn.is_in_transaction()
+    assert conn.is_in_transaction()
     await conn.execute("ROLLBACK")
+    assert not conn.is_in_transaction()
     async with conn.transaction():
         await conn.execute("INSERT INTO t VALUES (1)")
     assert await rows(conn) == [1]
