@@ -187,13 +187,12 @@ class Pool {
         static constexpr const char* kStatuses[] = {"healthy", "degraded", "unhealthy"};
         timespec now;
         clock_gettime(CLOCK_REALTIME, &now);
-        return py::make_tuple(kStatuses[h.status], pqpool_state_name(h.state), h.database, h.total_connections,
-                              h.idle_connections, h.active_connections, h.waiting_requests,
-                              h.latency_ms < 0 ? py::object(py::none()) : py::float_(h.latency_ms),
-                              h.last_error[0] ? py::object(py::str(h.last_error)) : py::none(), h.leak_count,
-                              h.uptime_ms / 1e3,
-                              static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) / 1e9,
-                              h.behind_pooler != 0);
+        return py::make_tuple(
+            kStatuses[h.status], pqpool_state_name(h.state), h.database, h.total_connections, h.idle_connections,
+            h.active_connections, h.waiting_requests,
+            h.latency_ms < 0 ? py::object(py::none()) : py::float_(h.latency_ms),
+            h.last_error[0] ? py::object(py::str(h.last_error)) : py::none(), h.leak_count, h.uptime_ms / 1e3,
+            static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) / 1e9, h.behind_pooler != 0);
     }
 
     const char* state() {

@@ -227,3 +227,18 @@ async def test_prepared_statements_of_the_pool_survive_a_lease_that_prepared_its
             assert await manager.fetchval("SELECT $1::int + 1", 1) == 2
         await assert_sound(manager)
         assert manager.get_statistics().connections_closed == 0
+
+
+async def test_an_encoding_that_a_lease_sets_is_set_back_before_its_next_statement(server):
+    latin1 = "SET client_encoding = 'LATIN1'"
+    async with open_pool(server.url) as pool, pool.acquire() as connection:
+        await connection.execute(latin1)
+        assert await connection.fetchval("SELECT octet_length($1::text)", "é") == 2
+        async with connection.transaction():
+            await connection.execute(latin1)
+            assert await connection.fetchval("SELECT U&'\\00e9'") == "é"
+        with pytest.raises(QueryError):
+            async with connection.transaction():
+                await connection.execute(latin1)
+                await connection.execute("SELECT 1/0")
+        assert await connection.fetchval("SHOW client_encoding") == "UTF8"
