@@ -36,7 +36,7 @@ Progress Connection::advance() {
     is_answered_ = !lost_ && !parts_.empty() && part_ == parts_.size();
     if (part_ < parts_.size() || PQstatus(pg_) == CONNECTION_BAD) lose();
     if (!lost_ && Result(PQgetResult(pg_)).has_value()) unexpected("another result");
-    if (!lost_) PQisBusy(pg_);  // makes libpq read what is left in its buffer; on_notice() hears of it
+    // This makes libpq read what is left in its buffer, too; on_notice() hears of it.
     while (PGnotify* notification = lost_ ? nullptr : PQnotifies(pg_)) PQfreemem(notification);
     end_batch();
     return Progress::done;
@@ -255,6 +255,8 @@ void Connection::take_name_failure(Part part, Result result) {
     } else if (stale) {
         if (names_are_shared_) known_->miss();
         named_.discard(*known_);
+    } else if (part == Part::statement && sqlstate.starts_with("XX")) {
+        named_.discard(*known_);  // a type that it names was dropped, perhaps: the next use parses it anew
     }
     again_ = (gone || stale || exists) && transaction_status_ == TransactionStatus::idle;
     if (!again_) take_statement_error(std::move(result));

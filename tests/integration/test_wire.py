@@ -68,7 +68,7 @@ async def test_a_statement_is_prepared_on_its_second_use_in_the_same_packet(pool
             assert sent.reads == 1
             parses.append(sent.messages[PARSE])
         assert await connection.fetchval(prepared) == 1
-    assert parses == [1, 1, 0, 0]  # unnamed; named; by name alone
+    assert parses == [2, 1, 0, 0]  # unnamed, and the check; named; by name alone
 
 
 async def test_in_a_session_with_other_settings_a_statement_is_described_before_its_first_use(pool, proxy):

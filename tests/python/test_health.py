@@ -23,7 +23,7 @@ from pqpool import (
 from pqpool.health import NativeHealth, health_from_native
 
 NATIVE: NativeHealth = (
-    "degraded", "recovering", "connecting", 3, 1, 2, 4, 0.5, "gone", 1, 12.5, 1_700_000_000.25
+    "degraded", "recovering", "connecting", 3, 1, 2, 4, 0.5, "gone", 1, 12.5, 1_700_000_000.25, True
 )  # fmt: skip
 CONFIG = PoolConfig(database_url="postgresql://h/d", min_size=10, max_size=20)
 
@@ -49,6 +49,7 @@ def test_native_answer_is_read_field_by_field() -> None:
         latency_ms=0.5,
         last_error="gone",
         leak_count=1,
+        behind_pooler=True,
     )
 
 
@@ -138,6 +139,7 @@ def test_dump_nests_plain_dicts() -> None:
     assert dump["status"] == "degraded"
     assert dump["database"]["pool"] == {"total": 3, "idle": 1, "active": 2, "waiting": 4}
     assert dump["database_connected"] is False
+    assert dump["database"]["behind_pooler"] is True
     assert dump["pool_statistics"]["total_connections"] == 3
 
 
