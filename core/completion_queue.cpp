@@ -15,6 +15,7 @@ CompletionQueue::CompletionQueue(std::shared_ptr<Pool> pool)
 }
 
 CompletionQueue::~CompletionQueue() {
+    pool_->log().stop_listening(this);
     for (auto& operation : operations_) {
         if (!operation.active || !operation.waiting) continue;
         pool_->take_back(*operation.waiting);
@@ -380,7 +381,7 @@ void CompletionQueue::expire() {
 }
 
 void CompletionQueue::follow_log() {
-    pool_->log().set_listener([wakeup = wakeup_] { wakeup->wake(); });
+    pool_->log().listen(this, [wakeup = wakeup_] { wakeup->wake(); });
     wake();
 }
 

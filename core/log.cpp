@@ -108,14 +108,10 @@ void Log::write(LogLevel level, std::string message, const LogContext& context, 
         line += ", \"context\": " + record.context + "}";
         file_->log(spdlog::level::info, line);
     }
-    std::function<void()> listener;
-    {
-        std::lock_guard lock(mutex_);
-        if (ring_.size() >= kRingSize) ring_.pop_front();
-        ring_.push_back(std::move(record));
-        listener = listener_;
-    }
-    if (listener) listener();
+    std::lock_guard lock(mutex_);
+    if (ring_.size() >= kRingSize) ring_.pop_front();
+    ring_.push_back(std::move(record));
+    for (const auto& [owner, listener] : listeners_) listener();
 }
 
 bool Log::take(LogRecord& record) {
@@ -126,9 +122,15 @@ bool Log::take(LogRecord& record) {
     return true;
 }
 
-void Log::set_listener(std::function<void()> listener) {
+void Log::listen(const void* owner, std::function<void()> listener) {
+    stop_listening(owner);
     std::lock_guard lock(mutex_);
-    listener_ = std::move(listener);
+    listeners_.emplace_back(owner, std::move(listener));
+}
+
+void Log::stop_listening(const void* owner) {
+    std::lock_guard lock(mutex_);
+    std::erase_if(listeners_, [owner](const auto& listener) { return listener.first == owner; });
 }
 
 }  // namespace pqpool

@@ -9,6 +9,8 @@
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 namespace spdlog {
 class logger;
@@ -55,9 +57,10 @@ class Log {
 
     // Oldest first; false when there is none. Past kRingSize the oldest is dropped.
     bool take(LogRecord& record);
-    // Called after each line, on the thread that wrote it, with no lock of the pool held but possibly the pool's own:
-    // it may only wake somebody.
-    void set_listener(std::function<void()> listener);
+    // Called after each line, on the thread that wrote it, with locks held: it may only wake somebody. Each owner has
+    // one listener at most.
+    void listen(const void* owner, std::function<void()> listener);
+    void stop_listening(const void* owner);
 
   private:
     static constexpr std::size_t kRingSize = 1000;
@@ -65,7 +68,7 @@ class Log {
     std::shared_ptr<spdlog::logger> file_;
     std::mutex mutex_;
     std::deque<LogRecord> ring_;
-    std::function<void()> listener_;
+    std::vector<std::pair<const void*, std::function<void()>>> listeners_;
 };
 
 }  // namespace pqpool

@@ -302,8 +302,8 @@ PQPOOL_API int32_t pqpool_run_async(pqpool_queue* queue, const pqpool_acquire_op
 PQPOOL_API int32_t pqpool_queue_cancel(pqpool_queue* queue, uint64_t id, int32_t* cancelled);
 /* As pqpool_shutdown, with a completion at its end. */
 PQPOOL_API int32_t pqpool_shutdown_async(pqpool_queue* queue, int64_t timeout_ms, void* user_data, uint64_t* id);
-/* From now on the queue's descriptor becomes readable when there are log lines to take with pqpool_log_next. One queue
- * of a pool at a time. */
+/* From now on the queue's descriptor becomes readable when there are log lines to take with pqpool_log_next. Where
+ * several queues of a pool follow its log, each is woken, and the first to come takes the lines. */
 PQPOOL_API int32_t pqpool_queue_follow_log(pqpool_queue* queue);
 
 /* ---- looking ---- */

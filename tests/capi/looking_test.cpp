@@ -217,6 +217,12 @@ TEST_CASE("a_queue_that_follows_the_log_turns_readable", "[looking][log][queue]"
         return find(log_of(pool), "Connection lost") != nullptr;
     }));
     CHECK(since(start) < seconds(2));
+    Queue second(pool);
+    REQUIRE(pqpool_queue_follow_log(second) == PQPOOL_OK);
+    REQUIRE(pqpool_queue_poll(second, 0) == PQPOOL_OK);
     queue.free();
+    terminate_idle_backends(pool);
+    REQUIRE(pqpool_queue_poll(second, 5000) == PQPOOL_OK);  // the end of one follower leaves the other its wake-up
+    second.free();
     CHECK(pool.run("SELECT 1").value() == "1");  // lines after the listener's end reach nobody, and harm nobody
 }

@@ -45,7 +45,7 @@ TEST_CASE("lines_below_the_level_are_not_made", "[log]") {
 TEST_CASE("the_ring_keeps_the_newest_thousand_lines_in_order", "[log]") {
     Log log(LogLevel::info, "");
     int told = 0;
-    log.set_listener([&] { told++; });
+    log.listen(&told, [&] { told++; });
     for (int i = 0; i < 1200; i++) log.write(LogLevel::info, "line " + std::to_string(i), LogContext(), 7);
     CHECK(told == 1200);
     LogRecord record;
@@ -57,6 +57,19 @@ TEST_CASE("the_ring_keeps_the_newest_thousand_lines_in_order", "[log]") {
     while (log.take(record)) taken++;
     CHECK(taken == 1000);
     CHECK(record.message == "line 1199");
+}
+
+TEST_CASE("each_listener_is_told_of_each_line_until_it_stops", "[log]") {
+    Log log(LogLevel::info, "");
+    int first = 0, second = 0;
+    log.listen(&first, [&] { first++; });
+    log.listen(&second, [&] { second++; });
+    log.listen(&second, [&] { second++; });  // instead of its other one
+    log.write(LogLevel::info, "line", LogContext());
+    log.stop_listening(&first);
+    log.write(LogLevel::info, "line", LogContext());
+    CHECK(first == 1);
+    CHECK(second == 2);
 }
 
 TEST_CASE("the_file_holds_one_json_object_a_line", "[log]") {
