@@ -299,7 +299,8 @@ std::shared_ptr<PoolHandle> pool_of(PyObject* object) {
     }
 }
 
-PYBIND11_MODULE(_pqpool, m) {
+// Not by its own name: PyInit__pqpool below looks first at who imports it.
+PYBIND11_MODULE(_pqpool_of_main_interpreter, m) {
     m.doc() = "The native module: the pool's C interface for Python.";
     m.attr("__version__") = pqpool_version();
     if (!prepare_conversions() || !add_record_type(m.ptr()) || !add_driver_types(m.ptr()))
@@ -324,3 +325,14 @@ PYBIND11_MODULE(_pqpool, m) {
 }
 
 }  // namespace pqpool_python
+
+// The types here, asyncio's functions and pybind11's registry are one set for the process, and belong to its main
+// interpreter. In another one, pybind11 waits for ever for a lock that this very thread holds.
+extern "C" PYBIND11_EXPORT PyObject* PyInit__pqpool() {
+    if (PyInterpreterState_Get() == PyInterpreterState_Main())
+        return pqpool_python::PyInit__pqpool_of_main_interpreter();
+    PyErr_SetString(PyExc_ImportError,
+                    "pqpool cannot be imported in a second interpreter of one process. Suggestion: use it in the main "
+                    "interpreter (mod_wsgi: WSGIApplicationGroup %{GLOBAL}; uWSGI: single-interpreter = true)");
+    return nullptr;
+}
