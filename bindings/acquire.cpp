@@ -64,7 +64,8 @@ Ref find_driver(Acquire* self) {
     const Ref loop = Ref::steal(PyObject_CallNoArgs(get_loop));
     if (!loop) return {};
     PyObject* known = PyDict_GetItemWithError(self->drivers, loop.get());
-    if (known || PyErr_Occurred()) return Ref::borrow(known);
+    if (known && driver_of(known)->queue) return Ref::borrow(known);
+    if (PyErr_Occurred()) return {};
     return Ref::steal(PyObject_CallMethodOneArg(self->manager, new_driver_name, loop.get()));
 }
 

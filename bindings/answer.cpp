@@ -18,27 +18,46 @@ constexpr int kMostResumed = 64;
 
 PyObject *call_soon_name, *context_keyword, *cancelled_error;
 
+PyObject* answer_call(PyObject* object, PyObject*, PyObject*) {
+    Answer* self = answer_of(object);
+    const Ref callback = Ref::steal(std::exchange(self->callback, nullptr));
+    const Ref context = Ref::steal(std::exchange(self->context, nullptr));
+    return callback ? PyObject_CallOneArg(callback.get(), object) : Py_NewRef(Py_None);
+}
+
+// The loop is to call the answer, which keeps the callback until then: asking twice, where a signal's exception leaves
+// open whether the loop knows, does no harm.
 bool call_soon(Answer* answer) {
-    const Ref callback = Ref::steal(std::exchange(answer->callback, nullptr));
-    const Ref context = Ref::steal(std::exchange(answer->context, nullptr));
     const Ref method = Ref::steal(PyObject_GetAttr(answer->driver->loop, call_soon_name));
     if (!method) return false;
-    PyObject* arguments[] = {callback.get(), object_of(answer), context.get()};
-    const Ref handle = Ref::steal(PyObject_Vectorcall(method.get(), arguments, 2, context_keyword));
+    PyObject* arguments[] = {object_of(answer), answer->context};
+    const Ref handle = Ref::steal(PyObject_Vectorcall(method.get(), arguments, 1, context_keyword));
     return static_cast<bool>(handle);
 }
 
 bool call_now(Answer* answer) {
-    const Ref callback = Ref::steal(std::exchange(answer->callback, nullptr));
-    const Ref context = Ref::steal(std::exchange(answer->context, nullptr));
-    if (PyContext_Enter(context.get()) != 0) return false;
-    const Ref done = Ref::steal(PyObject_CallOneArg(callback.get(), object_of(answer)));
+    Driver* driver = answer->driver;
+    const Ref context = Ref::borrow(answer->context);
+    if (PyContext_Enter(context.get()) != 0) {  // somebody runs in it
+        PyErr_Clear();
+        return call_soon(answer);
+    }
+    PyObject* outer = std::exchange(driver->stepping, context.get());
+    const Ref done = Ref::steal(answer_call(object_of(answer), nullptr, nullptr));
+    driver->stepping = outer;
     if (done) return PyContext_Exit(context.get()) == 0;
-    PyObject *type, *error, *trace;
-    PyErr_Fetch(&type, &error, &trace);
-    PyContext_Exit(context.get());
-    PyErr_Restore(type, error, trace);
-    return false;
+    KeptError error;
+    error.keep();
+    if (PyContext_Exit(context.get()) != 0) error.keep();
+    return error.restore();
+}
+
+void append_to_wake(Answer* answer) {
+    Driver* driver = answer->driver;
+    answer->next_to_wake = nullptr;
+    (driver->last_to_wake ? driver->last_to_wake->next_to_wake : driver->to_wake) = answer;
+    driver->last_to_wake = answer;
+    Py_INCREF(object_of(answer));
 }
 
 Ref next_to_wake(Driver* driver) {
@@ -52,19 +71,16 @@ Ref next_to_wake(Driver* driver) {
 bool wake(Answer* answer) {
     if (!answer->callback) return true;
     Driver* driver = answer->driver;
-    if (!driver->resuming) return call_soon(answer);
-    answer->next_to_wake = nullptr;
-    (driver->last_to_wake ? driver->last_to_wake->next_to_wake : driver->to_wake) = answer;
-    driver->last_to_wake = answer;
-    Py_INCREF(object_of(answer));
-    return true;
+    if (!driver->resuming && call_soon(answer)) return true;
+    append_to_wake(answer);
+    if (driver->resuming) return !is_nested(driver) || leave_to_loop(driver);
+    if (driver->queue) pqpool_queue_wake(driver->queue);
+    return false;
 }
 
 // The request is of no use to anybody any more. An error would have nobody to go to: what cannot be cancelled ends by
-// itself.
-void abandon(Answer* answer) {
-    PyObject *type, *error, *trace;
-    PyErr_Fetch(&type, &error, &trace);
+// itself. False only where an interrupt came.
+bool abandon(Answer* answer) {
     Driver* driver = answer->driver;
     if (answer->state == Answer::State::pending) {
         answer->state = Answer::State::cancelled;
@@ -76,8 +92,7 @@ void abandon(Answer* answer) {
         answer->state = Answer::State::cancelled;
         if (lease && !lease_of(lease.get())->released) Py_XDECREF(lease_release(lease.get(), nullptr));
     }
-    PyErr_Clear();
-    PyErr_Restore(type, error, trace);
+    return keep_only_interrupts();
 }
 
 PyObject* raise_outcome(Answer* answer) {
@@ -121,13 +136,11 @@ PyObject* answer_next(PyObject* object) {
 }
 
 PyObject* answer_throw(PyObject* object, PyObject* args) {
-    abandon(answer_of(object));
-    return throw_into_nothing(args);
+    return abandon(answer_of(object)) ? throw_into_nothing(args) : nullptr;
 }
 
 PyObject* answer_close(PyObject* object, PyObject*) {
-    abandon(answer_of(object));
-    Py_RETURN_NONE;
+    return abandon(answer_of(object)) ? Py_NewRef(Py_None) : nullptr;
 }
 
 // ---- as a future, which a task waits for ----
@@ -186,10 +199,11 @@ PyObject* answer_cancel(PyObject* object, PyObject* args, PyObject* keywords) {
     static char* names[] = {const_cast<char*>("msg"), nullptr};
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "|O", names, &message)) return nullptr;
     if (self->state != Answer::State::pending) Py_RETURN_FALSE;
-    abandon(self);
+    KeptError error;
+    if (!abandon(self)) error.keep();
     if (message != Py_None) self->value = Py_NewRef(message);
-    if (!wake(self)) return nullptr;
-    Py_RETURN_TRUE;
+    if (!wake(self)) error.keep();
+    return error.restore() ? Py_NewRef(Py_True) : nullptr;
 }
 
 // ---- as an object ----
@@ -215,7 +229,12 @@ void answer_dealloc(PyObject* object) {
     Answer* self = answer_of(object);
     PyTypeObject* type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
-    if (self->mode == Mode::acquire && self->value) abandon(self);
+    if (self->mode == Mode::acquire && self->value) {
+        KeptError error;
+        error.keep();
+        if (!abandon(self)) PyErr_WriteUnraisable(nullptr);
+        error.restore();
+    }
     answer_clear(object);
     self->stack.~Stack();
     Py_DECREF(object_of(self->driver));
@@ -288,13 +307,27 @@ bool resume_tasks(Driver* driver, int& resumed) {
 }
 
 bool leave_to_loop(Driver* driver) {
-    PyObject *type, *error, *trace;
-    PyErr_Fetch(&type, &error, &trace);
-    bool good = true;
-    while (const Ref answer = next_to_wake(driver))
-        if (answer_of(answer.get())->callback && !call_soon(answer_of(answer.get()))) good = false;
-    if (type) PyErr_Restore(type, error, trace);
-    return good && !type;
+    if (!driver->to_wake) return !PyErr_Occurred();
+    KeptError error;
+    error.keep();
+    Answer* answer = std::exchange(driver->to_wake, nullptr);
+    driver->last_to_wake = nullptr;
+    while (answer) {
+        const Ref held = Ref::steal(object_of(answer));
+        Answer* next = answer->next_to_wake;
+        if (answer->callback && !call_soon(answer)) {
+            error.keep();
+            append_to_wake(answer);
+        }
+        answer = next;
+    }
+    if (driver->to_wake && driver->queue) pqpool_queue_wake(driver->queue);
+    return error.restore();
+}
+
+void forget_to_wake(Driver* driver) {
+    while (next_to_wake(driver)) {
+    }
 }
 
 PyObject* stop_with(PyObject* value) {
@@ -322,6 +355,7 @@ bool add_answer_type(PyObject* module) {
         {Py_tp_dealloc, slot(answer_dealloc)},
         {Py_tp_traverse, slot(answer_traverse)},
         {Py_tp_clear, slot(answer_clear)},
+        {Py_tp_call, slot(answer_call)},
         {Py_am_await, slot(PyObject_SelfIter)},
         {Py_am_send, slot(answer_send)},
         {Py_tp_iter, slot(PyObject_SelfIter)},

@@ -6,6 +6,9 @@
 // Python's C interface.
 #include "driver_types.hpp"
 
+#include <structmember.h>
+#include <unistd.h>
+
 namespace pqpool_python {
 
 PyTypeObject* driver_type = nullptr;
@@ -13,6 +16,8 @@ PyCodeObject* end_of_stack = nullptr;
 PyObject* get_running_loop = nullptr;
 
 namespace {
+
+PyObject *current_task, *stock_run_forever, *run_forever_name, *close_driver_name;
 
 // The result in the form that the statement's method gives.
 Ref convert(const pqpool_result* result, Mode mode, int column) {
@@ -82,17 +87,23 @@ bool resolve(Answer* answer, const pqpool_completion& completion) {
 bool take_completions(Driver* driver) {
     pqpool_completion completion{};
     completion.struct_size = sizeof completion;
+    KeptError error;  // the others have their answers all the same
     while (driver->queue) {
         int32_t taken = 0;
         const int32_t status = pqpool_queue_next(driver->queue, &completion, &taken);
-        if (status != PQPOOL_OK) return raise_last_error(status), false;
-        if (!taken) return true;
+        if (status != PQPOOL_OK) {
+            raise_last_error(status);
+            error.keep();
+            break;
+        }
+        if (!taken) break;
         const Ref answer = taken_back(static_cast<Answer*>(completion.user_data));
-        const bool good = resolve(answer_of(answer.get()), completion);
+        if (!resolve(answer_of(answer.get()), completion)) error.keep();
         pqpool_result_free(completion.result);
-        if (!good) return false;
     }
-    return true;
+    if (driver->retires && driver->queue && is_unused(driver)) pqpool_queue_wake(driver->queue);  // to be closed
+    if (driver->to_wake && is_nested(driver) && !leave_to_loop(driver)) error.keep();
+    return error.restore();
 }
 
 bool is_open(Driver* driver) {
@@ -133,27 +144,64 @@ Ref acquire(Driver* driver, PyObject* timeout, PyObject* leak_timeout) {
     return take_completions(driver) ? std::move(waiting) : Ref();
 }
 
-namespace {
-
 bool take_log(Driver* driver) {
+    PoolHandle& handle = *driver->pool;
+    if (handle.hands_log_on != 0 && handle.hands_log_on == getpid()) return true;  // in the lines' order
     pqpool_log_line line{};
     line.struct_size = sizeof line;
-    for (;;) {
-        int32_t taken = 0;
-        if (pqpool_log_next(driver->pool->pool, &line, &taken) != PQPOOL_OK || !taken) return true;
-        const Ref done =
-            Ref::steal(PyObject_CallFunction(driver->on_log, "issdK", line.level, line.message, line.context,
-                                             line.unix_time, static_cast<unsigned long long>(line.lease)));
-        if (!done) return false;
+    Ref done = Ref::borrow(Py_None);
+    for (int32_t taken = 0; done; handle.hands_log_on = 0) {
+        if (pqpool_log_next(handle.pool, &line, &taken) != PQPOOL_OK || !taken) return true;
+        handle.hands_log_on = getpid();
+        done = Ref::steal(PyObject_CallMethod(driver->owner, "_on_log", "issdK", line.level, line.message, line.context,
+                                              line.unix_time, static_cast<unsigned long long>(line.lease)));
     }
+    return false;
 }
+
+// What is under way gets no answer from the queue any more. Where the loop is closed too, nobody waits for one.
+bool close_queue(Driver* self) {
+    pqpool_queue* queue = std::exchange(self->queue, nullptr);
+    if (!queue) return true;
+    pqpool_queue_free(queue);
+    const bool outer = std::exchange(self->resuming, true);
+    PyObject* outer_step = std::exchange(self->stepping, nullptr);
+    while (self->under_way) {
+        const Ref answer = taken_back(self->under_way);
+        if (answer_of(answer.get())->state != Answer::State::pending) continue;
+        raise_error("closed", "the pool was shut down");
+        settle(answer_of(answer.get()), caught_error(), false);
+    }
+    self->resuming = outer;
+    self->stepping = outer_step;
+    KeptError error;
+    if (!leave_to_loop(self)) error.keep();
+    if (!leave_to_loop(self)) error.keep();  // those that an interrupt kept from it
+    forget_to_wake(self);
+    Py_CLEAR(self->spare);
+    return error.restore() || keep_only_interrupts();
+}
+
+namespace {
 
 // ---- Driver ----
 
+// asyncio's own loops and uvloop's refuse to run inside a task of theirs. Others (Qt's, those that nest_asyncio has
+// changed) may do it.
+Ref known_run_forever(PyObject* loop) {
+    Ref theirs = Ref::steal(PyObject_GetAttr(reinterpret_cast<PyObject*>(Py_TYPE(loop)), run_forever_name));
+    const Ref name = Ref::steal(PyUnicode_FromString("uvloop"));
+    const Ref uvloop = Ref::steal(name ? PyImport_GetModule(name.get()) : nullptr);
+    const Ref type = Ref::steal(uvloop ? PyObject_GetAttrString(uvloop.get(), "Loop") : nullptr);
+    const Ref of_uvloop = Ref::steal(type ? PyObject_GetAttr(type.get(), run_forever_name) : nullptr);
+    PyErr_Clear();
+    return theirs.get() == stock_run_forever || theirs.get() == of_uvloop.get() ? std::move(theirs) : Ref();
+}
+
 PyObject* driver_new(PyTypeObject* type, PyObject* args, PyObject*) {
-    PyObject *pool, *loop, *lease, *on_log;
+    PyObject *pool, *loop, *lease, *owner;
     int keeps_stacks;
-    if (!PyArg_ParseTuple(args, "OOOOp:Driver", &pool, &loop, &lease, &on_log, &keeps_stacks)) return nullptr;
+    if (!PyArg_ParseTuple(args, "OOOOp:Driver", &pool, &loop, &lease, &owner, &keeps_stacks)) return nullptr;
     auto handle = pool_of(pool);
     if (!handle) return nullptr;
     if (!PyType_Check(lease) || !PyType_IsSubtype(reinterpret_cast<PyTypeObject*>(lease), lease_type)) {
@@ -163,40 +211,29 @@ PyObject* driver_new(PyTypeObject* type, PyObject* args, PyObject*) {
     pqpool_queue* queue = nullptr;
     if (const int32_t status = pqpool_queue_open(handle->pool, &queue); status != PQPOOL_OK)
         return raise_last_error(status);
+    if (const int32_t status = pqpool_queue_follow_log(queue); status != PQPOOL_OK)
+        return pqpool_queue_free(queue), raise_last_error(status);
     Driver* self = driver_of(type->tp_alloc(type, 0));
-    if (!self) return nullptr;
+    if (!self) return pqpool_queue_free(queue), nullptr;
     new (&self->pool) std::shared_ptr<PoolHandle>(std::move(handle));
     new (&self->parameters) Parameters;
     self->queue = queue;
     self->loop = Py_NewRef(loop);
     self->lease_type = Py_NewRef(lease);
-    self->on_log = Py_NewRef(on_log);
+    self->owner = Py_NewRef(owner);
+    self->run_forever = known_run_forever(loop).release();
     self->keeps_stacks = keeps_stacks;
     return reinterpret_cast<PyObject*>(self);
 }
 
-// What is under way gets no answer from the queue any more. Where the loop is closed too, nobody waits for one.
-void close_queue(Driver* self) {
-    pqpool_queue* queue = std::exchange(self->queue, nullptr);
-    if (!queue) return;
-    pqpool_queue_free(queue);
-    PyObject *type, *error, *trace;
-    PyErr_Fetch(&type, &error, &trace);
-    while (self->under_way) {
-        const Ref answer = taken_back(self->under_way);
-        if (answer_of(answer.get())->state != Answer::State::pending) continue;
-        raise_error("closed", "the pool was shut down");
-        if (!settle(answer_of(answer.get()), caught_error(), false)) PyErr_Clear();
-    }
-    if (!leave_to_loop(self)) PyErr_Clear();
-    Py_CLEAR(self->spare);
-    PyErr_Restore(type, error, trace);
-}
-
 int driver_clear(PyObject* object) {
     Driver* self = driver_of(object);
-    close_queue(self);
-    for (PyObject** member : {&self->loop, &self->lease_type, &self->on_log, &self->spare}) Py_CLEAR(*member);
+    KeptError error;
+    error.keep();
+    if (!close_queue(self)) PyErr_WriteUnraisable(nullptr);
+    error.restore();
+    for (PyObject** member : {&self->loop, &self->lease_type, &self->owner, &self->run_forever, &self->spare})
+        Py_CLEAR(*member);
     return 0;
 }
 
@@ -216,28 +253,69 @@ int driver_traverse(PyObject* object, visitproc visit, void* arg) {
     Py_VISIT(Py_TYPE(object));
     Py_VISIT(self->loop);
     Py_VISIT(self->lease_type);
-    Py_VISIT(self->on_log);
+    Py_VISIT(self->owner);
+    Py_VISIT(self->run_forever);
     Py_VISIT(self->spare);
     for (Answer* answer = self->under_way; answer; answer = answer->next) Py_VISIT(object_of(answer));
     return 0;
 }
 
+// Whether drain() may step tasks: not inside a task, and not where a task's step may run the loop, which then waits for
+// the other answers.
+bool may_step(Driver* self) {
+    if (!self->run_forever) return false;
+    const Ref now = Ref::steal(PyObject_GetAttr(reinterpret_cast<PyObject*>(Py_TYPE(self->loop)), run_forever_name));
+    const Ref task =
+        Ref::steal(now.get() == self->run_forever ? PyObject_CallOneArg(current_task, self->loop) : nullptr);
+    PyErr_Clear();
+    return task.get() == Py_None;
+}
+
+// The context of the loop's handle, which runs drain(). A loop that a stepped task runs calls the same handle again,
+// and could not enter a context that is entered.
+Ref leave_context() {
+    Ref context = Ref::borrow(PyThreadState_Get()->context);
+    if (!context || PyContext_Exit(context.get()) == 0) return context;
+    PyErr_Clear();
+    return {};
+}
+
+}  // namespace
+
 // For the event loop, which calls it where no task is running.
 PyObject* driver_drain(PyObject* object, PyObject*) {
     Driver* self = driver_of(object);
-    const bool outer = std::exchange(self->resuming, true);  // true in a loop that a task runs inside this one
-    bool good = true;
-    for (int resumed = 0, before = -2; good && self->queue && resumed - before > 1;) {
-        before = resumed;
-        const int32_t status = pqpool_queue_poll(self->queue, 0);
-        if (status != PQPOOL_OK) raise_last_error(status);
-        good = status == PQPOOL_OK && take_completions(self) && resume_tasks(self, resumed);
+    if (!self->queue) Py_RETURN_NONE;
+    int32_t status = pqpool_queue_poll(self->queue, 0);
+    if (status != PQPOOL_OK) return raise_last_error(status);  // another thread's, or a parent's
+    const bool steps = may_step(self);
+    const bool outer = std::exchange(self->resuming, steps);  // true in a loop that a task runs inside this one
+    PyObject* outer_step = std::exchange(self->stepping, nullptr);
+    const Ref context = steps ? leave_context() : Ref();
+    KeptError error;
+    for (int resumed = 0, before = 0;; before = resumed) {
+        const bool good = take_completions(self) && (!steps || resume_tasks(self, resumed));
+        if (!good) error.keep();
+        if (!good || !self->queue || resumed - before < 2) break;
+        status = pqpool_queue_poll(self->queue, 0);
+        if (status == PQPOOL_OK) continue;
+        raise_last_error(status);
+        error.keep();
+        break;
     }
+    if (context && PyContext_Enter(context.get()) != 0) error.keep();
+    self->stepping = outer_step;
     self->resuming = outer;
-    if (!leave_to_loop(self)) return nullptr;
-    if (self->follows_log && !take_log(self)) return nullptr;
+    if (!leave_to_loop(self)) error.keep();
+    if (!take_log(self)) error.keep();
+    if (error.is_set() && self->queue) pqpool_queue_wake(self->queue);  // for what was not reached
+    if (!error.restore()) return nullptr;
+    if (self->retires && self->queue && is_unused(self))
+        return PyObject_CallMethodOneArg(self->owner, close_driver_name, object);
     Py_RETURN_NONE;
 }
+
+namespace {
 
 template <class Submit>
 PyObject* submit(Driver* self, Submit&& request) {
@@ -263,22 +341,25 @@ PyObject* driver_shutdown(PyObject* object, PyObject* timeout) {
     return submit(self, [=](Answer* answer) { return pqpool_shutdown_async(self->queue, ms, answer, &answer->id); });
 }
 
-PyObject* driver_follow_log(PyObject* object, PyObject*) {
-    Driver* self = driver_of(object);
-    if (!is_open(self)) return nullptr;
-    self->follows_log = true;
-    const int32_t status = pqpool_queue_follow_log(self->queue);
-    return status == PQPOOL_OK ? Py_NewRef(Py_None) : raise_last_error(status);
-}
-
 PyObject* driver_take_log(PyObject* object, PyObject*) {
     return take_log(driver_of(object)) ? Py_NewRef(Py_None) : nullptr;
 }
 
-PyObject* driver_close(PyObject* object, PyObject*) {
-    close_queue(driver_of(object));
+PyObject* driver_wake(PyObject* object, PyObject*) {
+    if (Driver* self = driver_of(object); self->queue) pqpool_queue_wake(self->queue);
     Py_RETURN_NONE;
 }
+
+PyObject* driver_retire(PyObject* object, PyObject*) {
+    driver_of(object)->retires = true;
+    return driver_wake(object, nullptr);
+}
+
+PyObject* driver_close(PyObject* object, PyObject*) {
+    return close_queue(driver_of(object)) ? Py_NewRef(Py_None) : nullptr;
+}
+
+PyObject* driver_is_closed(PyObject* object, PyObject*) { return PyBool_FromLong(!driver_of(object)->queue); }
 
 PyObject* driver_fileno(PyObject* object, PyObject*) {
     return PyLong_FromLong(pqpool_queue_fd(driver_of(object)->queue));
@@ -296,12 +377,21 @@ PyMethodDef driver_methods[] = {
      "Reads every ready socket and steps the tasks whose answers are there. Never call it from a task."},
     {"await_open", driver_await_open, METH_NOARGS, "An Answer that comes when min_size connections stand."},
     {"shutdown", driver_shutdown, METH_O, "shutdown(timeout): an Answer that comes when the pool is terminated."},
-    {"follow_log", driver_follow_log, METH_NOARGS, "From now on drain() hands the pool's log lines to on_log."},
-    {"take_log", driver_take_log, METH_NOARGS, "Hands the log lines that are there to on_log."},
+    {"take_log", driver_take_log, METH_NOARGS, "Hands the log lines that are there to the owner's _on_log."},
+    {"wake", driver_wake, METH_NOARGS, "Makes the event loop call drain(). From any thread."},
+    {"retire", driver_retire, METH_NOARGS,
+     "When it has no lease and nothing under way, the owner's _close_driver is called with it. From any thread."},
     {"close", driver_close, METH_NOARGS, "Releases this driver's leases; what is under way fails."},
+    {"is_closed", driver_is_closed, METH_NOARGS, "Whether it was closed, or its event loop was."},
     {"fileno", driver_fileno, METH_NOARGS, "The descriptor for the event loop to watch."},
     {"leases", driver_leases, METH_NOARGS, "The leases out."},
     {nullptr, nullptr, 0, nullptr},
+};
+
+PyMemberDef driver_members[] = {
+    {"loop", T_OBJECT, offsetof(Driver, loop), READONLY, "The event loop it belongs to."},
+    {"owner", T_OBJECT, offsetof(Driver, owner), READONLY, "The manager it was made for."},
+    {nullptr, 0, 0, 0, nullptr},
 };
 
 }  // namespace
@@ -312,6 +402,12 @@ bool add_driver_types(PyObject* module) {
     const Ref run = Ref::steal(handle ? PyObject_GetAttrString(handle.get(), "_run") : nullptr);
     if (run) end_of_stack = reinterpret_cast<PyCodeObject*>(PyObject_GetAttrString(run.get(), "__code__"));
     PyErr_Clear();  // another asyncio without it: the stack only grows longer
+    const Ref asyncio = Ref::steal(PyImport_ImportModule("asyncio"));
+    const Ref base = Ref::steal(asyncio ? PyObject_GetAttrString(asyncio.get(), "BaseEventLoop") : nullptr);
+    current_task = asyncio ? PyObject_GetAttrString(asyncio.get(), "current_task") : nullptr;
+    run_forever_name = PyUnicode_InternFromString("run_forever");
+    close_driver_name = PyUnicode_InternFromString("_close_driver");
+    stock_run_forever = base ? PyObject_GetAttr(base.get(), run_forever_name) : nullptr;
     get_running_loop = events ? PyObject_GetAttrString(events.get(), "_get_running_loop") : nullptr;
     PyType_Slot driver_slots[] = {
         {Py_tp_new, slot(driver_new)},
@@ -319,14 +415,16 @@ bool add_driver_types(PyObject* module) {
         {Py_tp_traverse, slot(driver_traverse)},
         {Py_tp_clear, slot(driver_clear)},
         {Py_tp_methods, driver_methods},
+        {Py_tp_members, driver_members},
         {Py_tp_doc, const_cast<char*>("One event loop's side of a pool. Used on that loop's thread only.")},
         {0, nullptr},
     };
     PyType_Spec driver_spec{"pqpool._pqpool.Driver", sizeof(Driver), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
                             driver_slots};
     driver_type = add_type(module, "Driver", driver_spec);
-    return driver_type && get_running_loop && add_answer_type(module) && add_lease_type(module) &&
-           add_acquire_type(module);
+    return driver_type && get_running_loop && current_task && stock_run_forever && run_forever_name &&
+           close_driver_name && add_answer_type(module) && add_lease_type(module) && add_acquire_type(module) &&
+           add_reader_type(module);
 }
 
 }  // namespace pqpool_python

@@ -74,19 +74,47 @@ enum class Mode : int { value = 0, row = 1, rows = 2, tag = 3, nothing = 4, acqu
 struct Answer;
 struct Lease;
 
+// Keeps a Python error aside while work goes on that must be done all the same; of several, the first.
+class KeptError {
+  public:
+    KeptError() = default;
+    KeptError(const KeptError&) = delete;
+    ~KeptError() { drop(); }
+    void keep() {  // the error that is set, if one is
+        if (type_) return PyErr_Clear();
+        PyErr_Fetch(&type_, &error_, &trace_);
+    }
+    bool restore() {  // true where there was none
+        if (!type_) return true;
+        PyErr_Restore(std::exchange(type_, nullptr), std::exchange(error_, nullptr), std::exchange(trace_, nullptr));
+        return false;
+    }
+    bool is_set() const { return type_ != nullptr; }
+    void drop() {
+        Py_CLEAR(type_);
+        Py_CLEAR(error_);
+        Py_CLEAR(trace_);
+    }
+
+  private:
+    PyObject *type_ = nullptr, *error_ = nullptr, *trace_ = nullptr;
+};
+
 struct Driver {
     PyObject_HEAD std::shared_ptr<PoolHandle> pool;
     pqpool_queue* queue;
     PyObject* loop;
-    PyObject* lease_type;  // what acquire gives: a subclass of Lease
-    PyObject* on_log;
-    Lease* leases;      // those out, for the holders' stacks
-    Answer* under_way;  // submitted, without an answer; each holds a reference to itself
+    PyObject* lease_type;   // what acquire gives: a subclass of Lease
+    PyObject* owner;        // the manager: told of log lines, and when a driver that retires is not used any more
+    PyObject* run_forever;  // the loop's, where it is known to run no loop inside its own tasks; else nullptr
+    Lease* leases;          // those out, for the holders' stacks
+    Answer* under_way;      // submitted, without an answer; each holds a reference to itself
     Answer *to_wake, *last_to_wake;
     PyObject* spare;  // the Answer of the next acquire that has to wait
     Parameters parameters;
+    PyObject* stepping;  // borrowed: the context of the task that drain() steps just now
     bool keeps_stacks;
-    bool follows_log;
+    bool retires;
     bool resuming;  // drain() steps the tasks that are to be woken
 };
 
@@ -116,7 +144,7 @@ struct Lease {
     Lease *previous, *next;
 };
 
-extern PyTypeObject *driver_type, *answer_type, *lease_type, *acquire_type;
+extern PyTypeObject *driver_type, *answer_type, *lease_type, *acquire_type, *reader_type;
 
 inline Driver* driver_of(PyObject* self) { return reinterpret_cast<Driver*>(self); }
 inline Lease* lease_of(PyObject* self) { return reinterpret_cast<Lease*>(self); }
@@ -131,9 +159,26 @@ Ref taken_back(Answer* answer);  // the queue has answered, or never will
 bool settle(Answer* answer, Ref value, bool good);
 bool take_completions(Driver* driver);            // settles what the queue has answered
 bool resume_tasks(Driver* driver, int& resumed);  // from drain() only
-bool leave_to_loop(Driver* driver);               // the tasks still to be woken; keeps an error that is set
+bool leave_to_loop(Driver* driver);               // the tasks still to be woken; what fails stays for the next drain
+
+void forget_to_wake(Driver* driver);  // those of a closed loop
+// Whether this runs in a loop that the task which drain() steps just now runs inside its step: it has other contexts.
+// So has a task that begins at once inside that step, where nothing is lost by a detour over the loop.
+inline bool is_nested(const Driver* driver) {
+    return driver->stepping && PyThreadState_Get()->context != driver->stepping;
+}
+// True unless an interrupt is set: any other error is dropped.
+inline bool keep_only_interrupts() {
+    if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_Exception)) return false;
+    PyErr_Clear();
+    return true;
+}
 
 bool is_open(Driver* driver);
+PyObject* driver_drain(PyObject* driver, PyObject*);
+bool take_log(Driver* driver);
+bool close_queue(Driver* driver);  // false where an interrupt came
+inline bool is_unused(const Driver* driver) { return !driver->leases && !driver->under_way; }
 // Seconds to the C interface's milliseconds; None is the pool's option.
 int64_t ms_of(PyObject* seconds, bool& good);
 
@@ -148,6 +193,7 @@ PyObject* throw_into_nothing(PyObject* args);  // what throw() of a coroutine do
 
 bool add_answer_type(PyObject* module);
 bool add_lease_type(PyObject* module);
+bool add_reader_type(PyObject* module);
 bool add_acquire_type(PyObject* module);
 
 template <class To = void*, class Function>

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import json
 import logging
 import os
@@ -13,12 +14,13 @@ from types import TracebackType
 from typing import Any
 
 from . import pool_logging
-from ._pqpool import Acquire, Driver
+from ._pqpool import Acquire, Driver, Lease, Reader
 from ._pqpool import Pool as NativePool
 from .config import PoolConfig
 from .connection import Connection
 from .exceptions import (
     InvalidArgumentError,
+    PoolClosedError,
     PoolConfigurationError,
     PoolNotInitializedError,
     PoolTimeoutError,
@@ -58,9 +60,10 @@ class ConnectionPoolManager:
 
     def __init__(self, config: PoolConfig | None = None) -> None:
         self._config = config
+        # One life of the pool. Each initialize() begins another; what an earlier one left ends by itself.
         self._native: NativePool | None = None
+        self._ending: NativePool | None = None  # shutdown() was called in this life
         self._drivers: dict[asyncio.AbstractEventLoop, Driver] = {}
-        self._log_loop: asyncio.AbstractEventLoop | None = None  # the one that hands the log on
         self._process = os.getpid()
         self._drivers_of_parent: list[Driver] = []
         self._failed = False
@@ -82,25 +85,35 @@ class ConnectionPoolManager:
             raise PoolConfigurationError(
                 "initialize needs a PoolConfig. Suggestion: initialize(PoolConfig(...))"
             )
-        self._config = config
-        self._native = NativePool(config.model_dump())
-        self._drivers.clear()
+        native = NativePool(config.model_dump())
         if pool_logging.get_pool_logger().isEnabledFor(logging.DEBUG):
-            self._native.set_log_level(0)
-        driver = self._driver()
-        self._native.start()
+            native.set_log_level(0)
+        self._retire(self._drivers)
+        self._config, self._native, self._drivers = config, native, {}
         try:
-            await driver.await_open()
+            driver = self._driver()
+            native.start()
+            await self._opened(native, driver)
         except BaseException:
-            self._failed = True
-            with suppress(Exception):
-                await driver.shutdown(0)
-            driver.take_log()
-            self._close_driver(asyncio.get_running_loop(), driver)
-            self._native = None
+            if native is self._native and native is not self._ending:
+                self._failed, self._native = True, None
             raise
         self._failed = False
         driver.take_log()
+
+    async def _opened(self, native: NativePool, driver: Driver) -> None:
+        try:
+            await driver.await_open()
+        except BaseException:
+            try:
+                if native is not self._ending:
+                    with suppress(Exception):
+                        await driver.shutdown(0)
+            finally:
+                driver.take_log()
+                if native is not self._ending:
+                    self._close_driver(driver)
+            raise
 
     async def shutdown(self, timeout: float | None = 30.0) -> None:
         """Shut the pool down gracefully, in at most `timeout` seconds and a moment.
@@ -109,18 +122,18 @@ class ConnectionPoolManager:
         are waited for; past the timeout (None: no limit) their connections are broken, with a
         warning that names each. Idempotent, and two at once are one.
         """
-        native = self._pool()
-        loop = asyncio.get_running_loop()
-        if native.state() == "terminated" and loop not in self._drivers:
+        native, drivers = self._pool(), self._drivers
+        try:
+            driver = self._driver()
+        except PoolClosedError:
             return
-        driver = self._driver()
-        await driver.shutdown(timeout)
-        driver.take_log()
-        for other in list(self._drivers):
-            if other is loop:
-                self._close_when_unused(loop)
-            elif not other.is_closed():
-                other.call_soon_threadsafe(self._close_when_unused, other)
+        ended = driver.shutdown(timeout)
+        self._ending = native
+        try:
+            await ended
+        finally:
+            driver.take_log()
+            self._retire(drivers)
 
     async def __aenter__(self) -> ConnectionPoolManager:
         await self.initialize()
@@ -151,7 +164,20 @@ class ConnectionPoolManager:
         return Acquire(self, self._drivers, timeout, leak_timeout)
 
     async def release(self, connection: Connection) -> None:
-        """Give back what `await acquire()` gave. `LeaseReleasedError` for a second release."""
+        """Give back what `await acquire()` gave. May run on any thread and any event loop.
+
+        `LeaseReleasedError` for a second release, `InvalidArgumentError` for what is no connection
+        of this pool.
+        """
+        if not isinstance(connection, Lease):
+            raise InvalidArgumentError(
+                f"release takes a connection that acquire() gave (got {type(connection).__name__})"
+            )
+        if connection._driver.owner is not self:
+            raise InvalidArgumentError(
+                "the connection is one of another pool. Suggestion: give it back to the pool that it was "
+                "acquired from"
+            )
         connection._release()
 
     @property
@@ -193,7 +219,11 @@ class ConnectionPoolManager:
 
     def holders(self) -> list[Holder]:
         """Who holds a connection, longest first."""
-        stacks = {lease._handle: lease._stack() for d in self._drivers.values() for lease in d.leases()}
+        stacks = {
+            lease._handle: lease._stack()
+            for driver in list(self._drivers.values())
+            for lease in driver.leases()
+        }
         return [
             Holder(
                 h["held_seconds"], h["backend_pid"], h["last_statement"], _text(stacks.get(h["lease"], []))
@@ -223,11 +253,13 @@ class ConnectionPoolManager:
 
     # ---- the event loops ----
 
+    # Loops come and go on threads of their own: the table is looked through in copies, which list() makes in
+    # one step.
+
     def _have_drivers_look(self) -> None:
         # What a call on a loop's own thread has granted does not make its descriptor readable.
-        for loop, driver in list(self._drivers.items()):
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(driver.drain)
+        for driver in list(self._drivers.values()):
+            driver.wake()
 
     def _pool(self) -> NativePool:
         if self._native is None:
@@ -237,43 +269,53 @@ class ConnectionPoolManager:
         return self._native
 
     def _driver(self) -> Driver:
-        loop = asyncio.get_running_loop()
-        return self._drivers.get(loop) or self._new_driver(loop)
+        return self._new_driver(asyncio.get_running_loop())
 
     def _new_driver(self, loop: asyncio.AbstractEventLoop) -> Driver:
+        """The running loop's driver, made where there is none yet; called by `Acquire` too."""
         if self._process != os.getpid():  # after a fork: the parent's stay as they are
             self._process = os.getpid()
             self._drivers_of_parent += self._drivers.values()
             self._drivers.clear()
-        for other in [other for other in self._drivers if other.is_closed()]:
-            self._drivers.pop(other).close()
-        config = self._config
+        native, drivers, config = self._pool(), self._drivers, self._config
+        known = drivers.get(loop)
+        if known is not None and not known.is_closed():
+            return known
+        if native.state() == "terminated":
+            raise PoolClosedError("the pool is closed. Suggestion: call `await manager.initialize()` again")
+        for other in list(drivers):
+            if other.is_closed() and (gone := drivers.pop(other, None)) is not None:
+                gone.close()
         keeps_stacks = (
             config is not None and config.enable_leak_detection and config.leak_detection_timeout > 0
         )
-        driver = Driver(self._pool(), loop, Connection, self._on_log, keeps_stacks)
-        loop.add_reader(driver.fileno(), driver.drain)
-        if self._log_loop not in self._drivers:
-            driver.follow_log()
-            self._log_loop = loop
-        self._drivers[loop] = driver
+        driver = Driver(native, loop, Connection, self, keeps_stacks)
+        try:
+            # add_reader keeps a copy of the context, which must not be that of the first request.
+            contextvars.Context().run(loop.add_reader, driver.fileno(), Reader(driver))
+        except NotImplementedError:
+            raise InvalidArgumentError(
+                f"the event loop {type(loop).__name__} cannot watch a descriptor (it has no add_reader). "
+                "Suggestion: use asyncio's SelectorEventLoop, or uvloop"
+            ) from None
+        drivers[loop] = driver
+        if native is self._ending:
+            driver.retire()
         return driver
 
-    def _close_driver(self, loop: asyncio.AbstractEventLoop, driver: Driver) -> None:
-        self._drivers.pop(loop, None)
-        if not loop.is_closed():
+    def _retire(self, drivers: dict[asyncio.AbstractEventLoop, Driver]) -> None:
+        # A lease that shutdown has broken may still be used; its tasks learn of that through the driver.
+        for driver in list(drivers.values()):
+            driver.retire()
+
+    def _close_driver(self, driver: Driver) -> None:
+        """Called on the driver's own loop: here, or by a driver that has retired."""
+        loop = driver.loop
+        if self._drivers.get(loop) is driver:
+            del self._drivers[loop]
+        if not driver.is_closed() and not loop.is_closed():
             loop.remove_reader(driver.fileno())
         driver.close()
-
-    def _close_when_unused(self, loop: asyncio.AbstractEventLoop) -> None:
-        # A lease that shutdown has broken may still be used; its tasks learn of that through the driver.
-        driver = self._drivers.get(loop)
-        if driver is None:
-            return
-        if driver.leases():
-            loop.call_later(0.1, self._close_when_unused, loop)
-        else:
-            self._close_driver(loop, driver)
 
     def _wait_failed(self, error: BaseException) -> None:
         """A wait for a connection ended with an error; called by `Acquire`."""
@@ -288,7 +330,8 @@ class ConnectionPoolManager:
                 for known in driver.leases():
                     if known._handle == lease:
                         fields["stack"] = _text(known._stack())
-        pool_logging.emit_native(_LEVELS[level], message, fields, timestamp)
+        # Whoever's task or thread happens to hand it on, the line is not about them.
+        contextvars.Context().run(pool_logging.emit_native, _LEVELS[level], message, fields, timestamp)
 
 
 def _text(stack: list[tuple[str, int, str]]) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import heapq
 import warnings
+from collections.abc import Coroutine
 from typing import Any
 
 import pytest
@@ -260,3 +262,214 @@ async def test_a_pool_that_was_shut_down_is_freed_without_the_garbage_collector(
         await wait_until_async(lambda: drivers_alive() == before, 5.0)
     finally:
         gc.enable()
+
+
+# ---- what goes wrong in the middle of waking ----
+
+
+class InterruptedLoop(asyncio.SelectorEventLoop):
+    """A signal's exception comes out of those calls of call_soon, for an answer, whose number is in `at`."""
+
+    at: set[int]
+    before = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at = set()
+        self.seen = 0
+
+    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
+        if type(callback).__name__ != "Answer" or not self.at:
+            return super().call_soon(callback, *args, context=context)
+        self.seen += 1
+        if self.seen not in self.at:
+            return super().call_soon(callback, *args, context=context)
+        if not self.before:
+            super().call_soon(callback, *args, context=context)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before it is asked", "when it was asked"])
+def test_an_interrupt_on_the_way_to_the_loop_loses_no_wake_up(database_url: str, before: bool) -> None:
+    loop = InterruptedLoop()
+    loop.before = before
+    pool = ConnectionPoolManager(PoolConfig(database_url, min_size=1, max_size=1))
+    steps: list[int] = []
+
+    async def wait(number: int) -> None:
+        try:
+            await pool.acquire()
+        except asyncio.CancelledError:
+            steps.append(number)
+            await asyncio.sleep(0)
+            raise
+
+    async def start() -> tuple[Any, list[asyncio.Task[None]]]:
+        await pool.initialize()
+        held = await pool.acquire()
+        tasks = [asyncio.create_task(wait(number)) for number in range(200)]
+        await asyncio.sleep(0)
+        return held, tasks
+
+    async def give_up() -> None:  # stepped by drain(), so that what it cancels is drain's to wake
+        await held.fetchval("SELECT 1")
+        loop.at = {1, 2, 50}
+        for task in tasks:
+            task.cancel()
+
+    try:
+        held, tasks = loop.run_until_complete(start())
+        ending = loop.create_task(give_up())
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(asyncio.wait(tasks))
+        loop.at = set()
+        loop.run_until_complete(asyncio.wait_for(asyncio.wait([ending, *tasks]), 10.0))
+        assert all(task.cancelled() for task in tasks)
+        assert sorted(steps) == list(range(200))
+        loop.run_until_complete(pool.release(held))
+        loop.run_until_complete(assert_sound(pool))
+        loop.run_until_complete(pool.shutdown(1.0))
+    finally:
+        loop.close()
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before it is asked", "when it was asked"])
+def test_an_interrupt_out_of_a_release_reaches_its_caller_and_the_waiter_is_woken(
+    database_url: str, before: bool
+) -> None:
+    loop = InterruptedLoop()
+    loop.before = before
+    pool = ConnectionPoolManager(PoolConfig(database_url, min_size=1, max_size=1))
+
+    async def start() -> tuple[Any, asyncio.Task[Any]]:
+        await pool.initialize()
+        held = await pool.acquire()
+        task = asyncio.create_task(pool.fetchval("SELECT 1"))
+        await asyncio.sleep(0)
+        return held, task
+
+    try:
+        held, task = loop.run_until_complete(start())
+        loop.at = {1}
+        with pytest.raises(KeyboardInterrupt):
+            held._release()
+        assert held.is_closed()
+        assert loop.run_until_complete(asyncio.wait_for(task, 5.0)) == 1
+        loop.run_until_complete(assert_sound(pool))
+        loop.run_until_complete(pool.shutdown(1.0))
+    finally:
+        loop.close()
+
+
+async def test_drain_called_by_a_task_leaves_the_waking_to_the_loop(database_url: str) -> None:
+    async with open_pool(database_url, max_size=3) as pool:
+        driver = pool._drivers[asyncio.get_running_loop()]
+        tasks = [asyncio.create_task(pool.fetchval("SELECT $1::int", n)) for n in range(20)]
+        while not all(task.done() for task in tasks):
+            driver.drain()
+            await asyncio.sleep(0)
+        assert [task.result() for task in tasks] == list(range(20))
+        async with pool.acquire() as connection:
+            await connection.fetchval("SELECT 1")  # drain() steps this task
+            driver.drain()
+            assert await connection.fetchval("SELECT 2") == 2
+        await assert_sound(pool)
+
+
+# ---- a loop inside a task's step ----
+
+
+class NestableLoop(asyncio.SelectorEventLoop):
+    """Runs itself inside its tasks, as nest_asyncio and the loops of toolkits with dialogs do."""
+
+    def _run_once(self) -> None:
+        ready, scheduled = self._ready, self._scheduled  # type: ignore[attr-defined]
+        timeout = 0.0 if ready else max(0.0, scheduled[0]._when - self.time()) if scheduled else 1.0
+        self._process_events(self._selector.select(timeout))  # type: ignore[attr-defined]
+        while scheduled and scheduled[0]._when <= self.time():
+            ready.append(heapq.heappop(scheduled))
+        for _ in range(len(ready)):
+            if ready and not (handle := ready.popleft())._cancelled:
+                handle._run()
+
+    def run_nested(self, work: Coroutine[Any, Any, Any]) -> Any:
+        outer = asyncio.current_task()
+        future = asyncio.ensure_future(work)
+        asyncio.tasks._leave_task(self, outer)  # type: ignore[attr-defined]
+        try:
+            while not future.done():
+                self._run_once()
+        finally:
+            asyncio.tasks._enter_task(self, outer)  # type: ignore[attr-defined]
+        return future.result()
+
+
+class DeclaredNestableLoop(NestableLoop):
+    """Its run_forever tells that it is none of asyncio's own."""
+
+    def run_forever(self) -> None:
+        super().run_forever()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", [NestableLoop, DeclaredNestableLoop])
+def test_a_loop_run_inside_a_stepped_task_gets_its_answers(
+    database_url: str, kind: type[NestableLoop]
+) -> None:
+    loop = kind()
+    told: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, context: told.append(context))
+
+    async def nested(depth: int) -> int:
+        async with pool.acquire() as connection:
+            await connection.fetchval("SELECT 1")  # its answer steps this task
+            with pytest.raises(TimeoutError):  # woken by the nested loop's timer, not by an answer
+                loop.run_nested(asyncio.wait_for(connection.fetchval("SELECT pg_sleep(30)"), 0.02))
+            value = loop.run_nested(nested(depth - 1)) if depth else 0
+            return value + await connection.fetchval("SELECT 1")
+
+    async def main() -> None:
+        await pool.initialize()
+        others = [asyncio.create_task(pool.fetchval("SELECT $1::int", n)) for n in range(20)]
+        assert await nested(2) == 3
+        assert await asyncio.gather(*others) == list(range(20))
+        await assert_sound(pool)
+        await pool.shutdown(1.0)
+
+    pool = ConnectionPoolManager(PoolConfig(database_url, min_size=1, max_size=4))
+    try:
+        loop.run_until_complete(asyncio.wait_for(main(), 30.0))
+    finally:
+        loop.close()
+    assert not told
+
+
+@pytest.mark.timeout(60)
+def test_what_waits_for_its_step_is_served_by_a_declared_nested_loop(database_url: str) -> None:
+    """The stepped task gives its connection to another task, then runs the loop until that one is done."""
+    loop = DeclaredNestableLoop()
+    pool = ConnectionPoolManager(PoolConfig(database_url, min_size=1, max_size=1))
+
+    async def main() -> None:
+        await pool.initialize()
+        held = await pool.acquire()
+
+        async def take() -> None:
+            async with pool.acquire():
+                pass
+
+        waiting = asyncio.create_task(take())
+        await held.fetchval("SELECT 1")
+
+        async def until_done() -> None:
+            await asyncio.wait({waiting}, timeout=5.0)
+
+        held._release()
+        loop.run_nested(until_done())
+        assert waiting.done()
+        await pool.shutdown(1.0)
+
+    try:
+        loop.run_until_complete(asyncio.wait_for(main(), 30.0))
+    finally:
+        loop.close()
