@@ -6,16 +6,19 @@
 
 #include "core/error.hpp"
 #include "core/result.hpp"
+#include "core/thread_own.hpp"
 
 namespace pqpool::capi {
 
-// The text of the thread's last failure, in fixed arrays, so that failing allocates nothing.
+// The text of the thread's last failure, in fixed arrays, so that failing allocates nothing. Trivially destructible:
+// see ThreadOwn.
 struct LastError {
     char message[2048] = "";
     char sqlstate[6] = "";
-    Result result;  // the server's error behind it, for its fields
+    bool has_result = false;
 
     void clear();
+    Result& result() const { return ThreadOwn<Result>::get(); }  // the server's error behind it, for its fields
     std::int32_t set(ErrorKind kind, const char* message, const char* sqlstate = "");
 };
 LastError& last_error();

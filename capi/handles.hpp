@@ -2,8 +2,10 @@
 #pragma once
 
 #include <atomic>
+#include <cstring>
 #include <memory>
 #include <mutex>
+#include <type_traits>
 
 #include "capi/guard.hpp"
 #include "core/completion_queue.hpp"
@@ -40,7 +42,10 @@ Pool& pool_of(::pqpool_pool* handle);
 CompletionQueue& queue_of(::pqpool_queue* handle);
 
 AcquireRequest request_of(const pqpool_acquire_options* options);
-Nanos nanos_of(std::int64_t ms);
+// A timeout in milliseconds. Negative ones mean something only as PQPOOL_NO_LIMIT, and as PQPOOL_DEFAULT where there is
+// an option to take: a computed remainder that went below zero must not wait for ever.
+enum class Negative { no_limit, no_limit_or_default };
+Nanos timeout_of(std::int64_t ms, const char* name, Negative allowed = Negative::no_limit_or_default);
 
 struct StatementArguments {
     std::string_view sql;
@@ -50,13 +55,21 @@ struct StatementArguments {
 };
 StatementArguments arguments_of(const pqpool_statement* statement);
 
-// Checks that the caller's struct holds all that this version of the function needs.
+void check_size(std::size_t size, std::size_t needed, const char* name);
+void check_unused(const char* tail, std::size_t length, const char* name);
+void check_reserved(std::int64_t reserved, const char* name);
+
+// The caller's struct holds all that this version of the function needs. A caller of a newer header may have a larger
+// one: the tail that is not known here must be zero where we read the struct, and is made zero where we write it.
 template <class T>
-T& sized(T* argument, std::size_t needed, const char* name) {
-    if (wanted(argument, name).struct_size < needed)
-        throw Error(ErrorKind::invalid_argument, std::string(name) +
-                                                     "->struct_size is too small. Suggestion: set it to sizeof(*" +
-                                                     name + ") before the call");
+T& sized(T* argument, const char* name) {
+    check_size(wanted(argument, name).struct_size, sizeof(T), name);
+    auto* tail = reinterpret_cast<std::conditional_t<std::is_const_v<T>, const char*, char*>>(argument) + sizeof(T);
+    const std::size_t length = argument->struct_size - sizeof(T);
+    if constexpr (std::is_const_v<T>)
+        check_unused(tail, length, name);
+    else if (length > 0)
+        std::memset(tail, 0, length);
     return *argument;
 }
 

@@ -22,7 +22,7 @@ static_assert(PQPOOL_OPTION_CHOICE == static_cast<int>(OptionType::choice) &&
 
 void LastError::clear() {
     message[0] = sqlstate[0] = '\0';
-    if (result.has_value()) result = Result();
+    if (std::exchange(has_result, false)) result() = Result();
 }
 
 std::int32_t LastError::set(ErrorKind kind, const char* text, const char* state) {
@@ -34,16 +34,18 @@ std::int32_t LastError::set(ErrorKind kind, const char* text, const char* state)
 }
 
 LastError& last_error() {
-    thread_local LastError error;
+    constinit thread_local LastError error;
+    static_assert(std::is_trivially_destructible_v<LastError>);
     return error;
 }
 
 // Pools of the parent, kept so that nothing of them is ever freed or joined in the child.
-static void keep_for_ever(std::shared_ptr<Pool> pool) {
+static void abandon(std::shared_ptr<Pool>& pool) {
     static std::mutex mutex;
     static auto* kept = new std::vector<std::shared_ptr<Pool>>;
     std::lock_guard lock(mutex);
-    kept->push_back(std::move(pool));
+    kept->push_back(pool);
+    pool->abandon_after_fork();
 }
 
 Pool& pool_of(::pqpool_pool* handle) {
@@ -51,27 +53,59 @@ Pool& pool_of(::pqpool_pool* handle) {
     if (!current->is_of_parent()) return *current;
     std::lock_guard lock(handle->mutex);
     if (handle->pool->is_of_parent()) {
+        // What can fail comes first: the next call tries again then.
         auto fresh = std::make_shared<Pool>(handle->pool->options());
-        handle->pool->abandon_after_fork();
-        keep_for_ever(std::exchange(handle->pool, std::move(fresh)));
-        handle->pool->start();
+        fresh->start();
+        abandon(handle->pool);
+        handle->pool = std::move(fresh);
         handle->current.store(handle->pool.get(), std::memory_order_release);
     }
     return *handle->pool;
 }
 
-Nanos nanos_of(std::int64_t ms) { return ms < 0 ? ms : ms > kNever / kMillisecond ? kNever : ms * kMillisecond; }
+Nanos timeout_of(std::int64_t ms, const char* name, Negative allowed) {
+    if (ms >= 0) return ms > kNever / kMillisecond ? kNever : ms * kMillisecond;
+    const bool by_option = allowed == Negative::no_limit_or_default;
+    if (ms == PQPOOL_NO_LIMIT || (ms == PQPOOL_DEFAULT && by_option)) return ms;
+    throw Error(ErrorKind::invalid_argument, std::string(name) + " must not be negative (got " + std::to_string(ms) +
+                                                 "). Suggestion: pass 0 not to wait, or PQPOOL_NO_LIMIT (-1)" +
+                                                 (by_option ? ", or PQPOOL_DEFAULT (-2) for the pool's option" : ""));
+}
+
+void check_size(std::size_t size, std::size_t needed, const char* name) {
+    constexpr std::size_t kLargest = 4096;  // beyond it no version of a struct will come; it is garbage
+    if (size >= needed && size <= kLargest) return;
+    throw Error(ErrorKind::invalid_argument, std::string(name) + "->struct_size is too " +
+                                                 (size < needed ? "small" : "large") + " (got " + std::to_string(size) +
+                                                 "). Suggestion: set it to sizeof(*" + name + ") before the call");
+}
+
+void check_unused(const char* tail, std::size_t length, const char* name) {
+    if (std::all_of(tail, tail + length, [](char c) { return c == 0; })) return;
+    throw Error(ErrorKind::invalid_argument,
+                std::string(name) + " has a field set that this version of the library (" + pqpool_version() +
+                    ") does not know. Suggestion: leave it zero, or use a library as new as the header");
+}
+
+void check_reserved(std::int64_t reserved, const char* name) {
+    if (reserved == 0) return;
+    throw Error(ErrorKind::invalid_argument,
+                std::string(name) + " must be zero (got " + std::to_string(reserved) +
+                    "). Suggestion: start from the header's _INIT macro or a zeroed struct");
+}
 
 AcquireRequest request_of(const pqpool_acquire_options* options) {
     if (!options) return {};
-    sized(options, sizeof(pqpool_acquire_options), "options");
-    return {nanos_of(options->timeout_ms), nanos_of(options->leak_timeout_ms),
+    sized(options, "options");
+    check_reserved(options->reserved, "options->reserved");
+    return {timeout_of(options->timeout_ms, "options->timeout_ms"),
+            timeout_of(options->leak_timeout_ms, "options->leak_timeout_ms"),
             options->tag ? std::string_view(options->tag) : std::string_view()};
 }
 
 StatementArguments arguments_of(const pqpool_statement* statement) {
-    thread_local std::vector<Parameter> parameters;
-    sized(statement, sizeof(pqpool_statement), "statement");
+    auto& parameters = ThreadOwn<std::vector<Parameter>>::get();
+    sized(statement, "statement");
     wanted(statement->sql, "statement->sql");
     if (statement->parameter_count > 65535)
         throw Error(ErrorKind::invalid_argument, "a statement takes 65535 parameters at most (got " +
@@ -81,6 +115,8 @@ StatementArguments arguments_of(const pqpool_statement* statement) {
     parameters.clear();
     for (std::size_t i = 0; i < statement->parameter_count; i++) {
         const pqpool_parameter& p = statement->parameters[i];
+        if (p.reserved != 0)
+            check_reserved(p.reserved, ("statement->parameters[" + std::to_string(i) + "].reserved").c_str());
         if (p.value && p.binary && p.length < 0)
             throw Error(ErrorKind::invalid_argument, "the length of the binary parameter $" + std::to_string(i + 1) +
                                                          " is negative (got " + std::to_string(p.length) + ")");
@@ -90,17 +126,19 @@ StatementArguments arguments_of(const pqpool_statement* statement) {
     if (format < PQPOOL_TEXT || format > PQPOOL_AUTOMATIC)
         throw Error(ErrorKind::invalid_argument,
                     "statement->result_format is unknown (got " + std::to_string(format) + ")");
-    return {statement->sql, parameters, static_cast<ResultFormat>(format), nanos_of(statement->timeout_ms)};
+    return {statement->sql, parameters, static_cast<ResultFormat>(format),
+            timeout_of(statement->timeout_ms, "statement->timeout_ms")};
 }
 
 // A server's error is a failure of the call; its fields stay for pqpool_error_field.
-static void give(Result result, pqpool_result** out) {
+static void give(Result result, pqpool_result* out) {
     if (result.error()) {
         const Error error = *result.error();
-        last_error().result = std::move(result);
+        last_error().result() = std::move(result);
+        last_error().has_result = true;
         throw error;
     }
-    *out = new pqpool_result{std::move(result)};
+    out->result = std::move(result);
 }
 
 }  // namespace pqpool::capi
@@ -113,7 +151,9 @@ extern "C" {
 
 const char* pqpool_error_message(void) { return last_error().message; }
 const char* pqpool_error_sqlstate(void) { return last_error().sqlstate; }
-const char* pqpool_error_field(int32_t code) { return last_error().result.field(code); }
+const char* pqpool_error_field(int32_t code) {
+    return last_error().has_result ? last_error().result().field(code) : nullptr;
+}
 
 const char* pqpool_status_name(int32_t status) {
     switch (status) {
@@ -180,7 +220,7 @@ int32_t pqpool_option_count(void) { return static_cast<int32_t>(pqpool::option_l
 
 int32_t pqpool_option_describe(int32_t index, pqpool_option_info* info) {
     return guarded([&] {
-        sized(info, sizeof(pqpool_option_info), "info");
+        sized(info, "info");
         if (index < 0 || index >= pqpool_option_count())
             throw Error(ErrorKind::invalid_argument, "there is no option with index " + std::to_string(index));
         const auto& option = pqpool::option_list()[static_cast<std::size_t>(index)];
@@ -214,17 +254,15 @@ int32_t pqpool_open(const pqpool_options* options, pqpool_pool** pool) {
 }
 
 int32_t pqpool_shutdown(pqpool_pool* pool, int64_t timeout_ms) {
-    return guarded([&] { pool_of(pool).shutdown(nanos_of(timeout_ms)); });
+    return guarded([&] { pool_of(pool).shutdown(timeout_of(timeout_ms, "timeout_ms", Negative::no_limit)); });
 }
 
 void pqpool_free(pqpool_pool* pool) {
     if (!pool) return;
     guarded([&] {
-        if (!pool->pool->is_of_parent()) return;
-        pool->pool->abandon_after_fork();
-        keep_for_ever(std::move(pool->pool));
+        if (pool->pool->is_of_parent()) abandon(pool->pool);
+        delete pool;
     });
-    delete pool;
 }
 
 int32_t pqpool_acquire(pqpool_pool* pool, const pqpool_acquire_options* options, pqpool_lease* lease) {
@@ -239,8 +277,10 @@ int32_t pqpool_execute(pqpool_pool* pool, pqpool_lease lease, const pqpool_state
     return guarded([&] {
         wanted(result, "result");
         const auto s = arguments_of(statement);
+        auto made = std::make_unique<pqpool_result>();  // before the statement runs, for want of memory
         give(pool_of(pool).execute(lease, s.sql, s.parameters.data(), s.parameters.size(), s.format, s.timeout),
-             result);
+             made.get());
+        *result = made.release();
     });
 }
 
@@ -249,9 +289,11 @@ int32_t pqpool_run(pqpool_pool* pool, const pqpool_acquire_options* options, con
     return guarded([&] {
         wanted(result, "result");
         const auto s = arguments_of(statement);
+        auto made = std::make_unique<pqpool_result>();
         give(pool_of(pool).run(request_of(options), s.sql, s.parameters.data(), s.parameters.size(), s.format,
                                s.timeout),
-             result);
+             made.get());
+        *result = made.release();
     });
 }
 

@@ -37,8 +37,9 @@ extern "C" {
 
 int32_t pqpool_get_statistics(pqpool_pool* pool, pqpool_statistics* statistics) {
     return guarded([&] {
-        sized(statistics, sizeof(pqpool_statistics), "statistics");
+        sized(statistics, "statistics");
         const Statistics snapshot = pool_of(pool).statistics();
+        statistics->reserved = 0;
         std::memcpy(reinterpret_cast<char*>(statistics) + kBefore, &snapshot, sizeof snapshot);
     });
 }
@@ -47,7 +48,7 @@ int32_t pqpool_statistic_count(void) { return static_cast<int32_t>(std::size(pqp
 
 int32_t pqpool_statistic_describe(int32_t index, pqpool_statistic_info* info) {
     return guarded([&] {
-        sized(info, sizeof(pqpool_statistic_info), "info");
+        sized(info, "info");
         if (index < 0 || index >= pqpool_statistic_count())
             throw Error(ErrorKind::invalid_argument, "there is no statistic with index " + std::to_string(index));
         const auto& statistic = pqpool::kStatisticList[index];
@@ -59,7 +60,7 @@ int32_t pqpool_statistic_describe(int32_t index, pqpool_statistic_info* info) {
 
 int32_t pqpool_get_health(pqpool_pool* pool, pqpool_health* health) {
     return guarded([&] {
-        sized(health, sizeof(pqpool_health), "health");
+        sized(health, "health");
         const auto report = pool_of(pool).health();
         const Statistics& s = report.statistics;
         health->status = static_cast<int32_t>(report.health);
@@ -80,7 +81,8 @@ int32_t pqpool_get_health(pqpool_pool* pool, pqpool_health* health) {
 int32_t pqpool_calculate_health(const pqpool_statistics* statistics, int32_t state, int64_t min_size, int64_t now_us,
                                 int32_t* status) {
     return guarded([&] {
-        sized(statistics, sizeof(pqpool_statistics), "statistics");
+        sized(statistics, "statistics");
+        check_reserved(statistics->reserved, "statistics->reserved");
         if (!pqpool_state_name(state))
             throw Error(ErrorKind::invalid_argument, "state is unknown (got " + std::to_string(state) + ")");
         auto time = [](int64_t us) { return us == 0 ? pqpool::kNoTime : us * pqpool::kMicrosecond; };
@@ -121,15 +123,17 @@ const char* pqpool_state_name(int32_t state) {
 int32_t pqpool_holders(pqpool_pool* pool, pqpool_holder* holders, size_t capacity, size_t* count) {
     return guarded([&] {
         wanted(count, "count");
-        if (capacity > 0) sized(holders, sizeof(pqpool_holder), "holders");
+        const std::size_t step = capacity > 0 ? sized(holders, "holders").struct_size : 0;
         const auto list = pool_of(pool).holders();
         for (std::size_t i = 0; i < std::min(capacity, list.size()); i++) {
-            holders[i].struct_size = sizeof(pqpool_holder);
-            holders[i].backend_pid = list[i].backend_pid;
-            holders[i].lease = list[i].lease;
-            holders[i].held_ms = list[i].held_seconds * 1e3;
-            copy_text(holders[i].tag, list[i].tag);
-            copy_text(holders[i].last_statement, list[i].last_statement);
+            auto& holder = *reinterpret_cast<pqpool_holder*>(reinterpret_cast<char*>(holders) + i * step);
+            holder.struct_size = static_cast<uint32_t>(step);
+            sized(&holder, "holders");
+            holder.backend_pid = list[i].backend_pid;
+            holder.lease = list[i].lease;
+            holder.held_ms = list[i].held_seconds * 1e3;
+            copy_text(holder.tag, list[i].tag);
+            copy_text(holder.last_statement, list[i].last_statement);
         }
         *count = list.size();
     });
@@ -137,9 +141,9 @@ int32_t pqpool_holders(pqpool_pool* pool, pqpool_holder* holders, size_t capacit
 
 int32_t pqpool_log_next(pqpool_pool* pool, pqpool_log_line* line, int32_t* taken) {
     return guarded([&] {
-        sized(line, sizeof(pqpool_log_line), "line");
+        sized(line, "line");
         wanted(taken, "taken");
-        thread_local pqpool::LogRecord record;
+        auto& record = pqpool::ThreadOwn<pqpool::LogRecord>::get();
         *taken = pool_of(pool).log().take(record) ? 1 : 0;
         if (!*taken) return;
         line->level = static_cast<int32_t>(record.level);

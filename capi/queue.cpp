@@ -14,6 +14,8 @@ CompletionQueue& queue_of(::pqpool_queue* handle) {
 }  // namespace pqpool::capi
 
 using namespace pqpool::capi;
+using pqpool::Error;
+using pqpool::ErrorKind;
 
 extern "C" {
 
@@ -27,30 +29,42 @@ int32_t pqpool_queue_open(pqpool_pool* pool, pqpool_queue** queue) {
 
 void pqpool_queue_free(pqpool_queue* queue) {
     // The parent's epoll set is shared with the child, which must not touch it: there the queue is left as it is.
-    if (queue && !queue->queue.pool().is_of_parent()) guarded([&] { delete queue; });
+    if (!queue || queue->queue.pool().is_of_parent()) return;
+    guarded([&] {
+        if (queue->queue.in_call())
+            throw Error(ErrorKind::busy,
+                        "the completion queue is in use by its thread and was not freed. Suggestion: wake it with "
+                        "pqpool_queue_wake, wait until its thread has left, and free it then");
+        delete queue;
+    });
 }
 
 int32_t pqpool_queue_fd(const pqpool_queue* queue) { return queue ? queue->queue.fd() : -1; }
 
 int32_t pqpool_queue_poll(pqpool_queue* queue, int64_t timeout_ms) {
     return guarded([&] {
-        queue_of(queue).poll(timeout_ms == 0 ? 0
-                                             : pqpool::deadline_after(pqpool::monotonic_now(), nanos_of(timeout_ms)));
+        const pqpool::Nanos timeout = timeout_of(timeout_ms, "timeout_ms", Negative::no_limit);
+        queue_of(queue).poll(timeout == 0 ? 0 : pqpool::deadline_after(pqpool::monotonic_now(), timeout));
     });
 }
 
 int32_t pqpool_queue_next(pqpool_queue* queue, pqpool_completion* completion, int32_t* taken) {
     return guarded([&] {
-        sized(completion, sizeof(pqpool_completion), "completion");
+        sized(completion, "completion");
         wanted(taken, "taken");
-        pqpool::Completion done;
-        *taken = queue_of(queue).next(done) ? 1 : 0;
-        if (!*taken) return;
-        completion->status = done.result.error() ? static_cast<int32_t>(done.result.error()->kind) : PQPOOL_OK;
-        completion->id = done.id;
-        completion->user_data = done.user_data;
-        completion->lease = done.lease;
-        completion->result = done.result.has_value() ? new pqpool_result{std::move(done.result)} : nullptr;
+        pqpool::Completion* done = queue_of(queue).first();
+        if (!done) return void(*taken = 0);
+        auto& result = done->result;
+        // Before it is taken, so that for want of memory it is still there.
+        auto owned = result.has_value() ? std::make_unique<pqpool_result>() : nullptr;
+        *taken = 1;
+        completion->status = result.error() ? static_cast<int32_t>(result.error()->kind) : PQPOOL_OK;
+        completion->id = done->id;
+        completion->user_data = done->user_data;
+        completion->lease = done->lease;
+        if (owned) owned->result = std::move(result);
+        completion->result = owned.release();
+        queue->queue.take_first();
     });
 }
 
@@ -106,7 +120,7 @@ int32_t pqpool_queue_cancel(pqpool_queue* queue, uint64_t id, int32_t* cancelled
 int32_t pqpool_shutdown_async(pqpool_queue* queue, int64_t timeout_ms, void* user_data, uint64_t* id) {
     return guarded([&] {
         wanted(id, "id");
-        *id = queue_of(queue).shut_down(nanos_of(timeout_ms), user_data);
+        *id = queue_of(queue).shut_down(timeout_of(timeout_ms, "timeout_ms", Negative::no_limit), user_data);
     });
 }
 

@@ -9,9 +9,49 @@ constexpr std::uint64_t kWakeKey = UINT64_MAX, kTimerKey = UINT64_MAX - 1;
 constexpr std::uint64_t kIndexBits = 24;
 }  // namespace
 
+// A call of the owner's, from its first line to its last.
+class CompletionQueue::InCall {
+  public:
+    explicit InCall(CompletionQueue& queue) : queue_(queue) {
+        if (std::this_thread::get_id() != queue.owner_)
+            throw Error(ErrorKind::invalid_argument,
+                        "the completion queue is used by another thread than its own. Suggestion: open one queue in "
+                        "each thread");
+        queue_.in_call_.store(true, std::memory_order_release);
+    }
+    ~InCall() { queue_.in_call_.store(false, std::memory_order_release); }
+    InCall(const InCall&) = delete;
+
+  private:
+    CompletionQueue& queue_;
+};
+
+// An operation that is freed again where its submit fails.
+class CompletionQueue::Submission {
+  public:
+    Submission(CompletionQueue& queue, AsyncOperation::Kind kind, void* user_data)
+        : operation(queue.new_operation(kind, user_data)), queue_(queue) {}
+    ~Submission() {
+        if (!kept_) queue_.free_operation(operation);
+    }
+    Submission(const Submission&) = delete;
+
+    std::uint64_t keep() {
+        kept_ = true;
+        return operation.completion.id;
+    }
+
+    AsyncOperation& operation;
+
+  private:
+    CompletionQueue& queue_;
+    bool kept_ = false;
+};
+
 CompletionQueue::CompletionQueue(std::shared_ptr<Pool> pool)
     : pool_(std::move(pool)), owner_(std::this_thread::get_id()) {
     poller_.watch(wakeup_->fd(), Poller::kRead, kWakeKey);
+    poller_.make_timer(kTimerKey);
 }
 
 CompletionQueue::~CompletionQueue() {
@@ -23,68 +63,70 @@ CompletionQueue::~CompletionQueue() {
     }
     // From here on nothing comes from the pool any more. What it granted last, and what others released, is among
     // these.
-    answered_.clear();
-    to_release_.clear();
-    for (Lease* lease : pool_->leases_of(*this)) {
+    answered_ = {};
+    inbox_full_ = false;
+    for (std::size_t at = 0; Lease* lease = pool_->next_lease_of(*this, at);) {
         lease->handle.store(0);
         release_here(*lease);
     }
 }
 
-void CompletionQueue::check_thread() const {
-    if (std::this_thread::get_id() != owner_)
-        throw Error(
-            ErrorKind::invalid_argument,
-            "the completion queue is used by another thread than its own. Suggestion: open one queue in each thread");
-}
-
 AsyncOperation& CompletionQueue::new_operation(AsyncOperation::Kind kind, void* user_data) {
-    if (free_.empty()) {
-        free_.push_back(static_cast<std::uint32_t>(operations_.size()));
-        operations_.emplace_back();
+    if (!free_) {
+        free_ = &operations_.emplace_back();
+        free_->index = static_cast<std::uint32_t>(operations_.size() - 1);
     }
-    const std::uint32_t index = free_.back();
-    free_.pop_back();
-    AsyncOperation& operation = operations_[index];
+    AsyncOperation& operation = *free_;
+    free_ = operation.next;
+    operation.next = nullptr;
     operation.kind = kind;
     operation.active = true;
     operation.waits_for_pool = operation.settles = false;
-    operation.user_data = user_data;
-    operation.id = std::uint64_t{++operation.generation} << kIndexBits | index;
+    operation.completion = {std::uint64_t{++operation.generation} << kIndexBits | operation.index, user_data, 0, {}};
     operation.waiting.reset();
     return operation;
 }
 
 AsyncOperation* CompletionQueue::find(std::uint64_t id) {
     const auto index = id & ((std::uint64_t{1} << kIndexBits) - 1);
-    return index < operations_.size() && operations_[index].active && operations_[index].id == id ? &operations_[index]
-                                                                                                  : nullptr;
+    if (index >= operations_.size()) return nullptr;
+    AsyncOperation& operation = operations_[index];
+    return operation.active && operation.completion.id == id ? &operation : nullptr;
 }
 
 void CompletionQueue::free_operation(AsyncOperation& operation) {
-    if (operation.settles) settling_--;
-    operation.active = operation.settles = operation.waits_for_pool = false;
-    free_.push_back(static_cast<std::uint32_t>(operation.id & ((std::uint64_t{1} << kIndexBits) - 1)));
+    operation.active = operation.waits_for_pool = false;
+    operation.next = free_;
+    free_ = &operation;
 }
 
 void CompletionQueue::complete(AsyncOperation& operation, LeaseHandle lease, Result result) {
-    ready_.push_back({operation.id, operation.user_data, lease, std::move(result)});
-    free_operation(operation);
+    if (operation.settles) settling_--;
+    operation.active = operation.settles = operation.waits_for_pool = false;
+    operation.completion.lease = lease;
+    operation.completion.result = std::move(result);
+    operation.next = nullptr;
+    (last_ready_ ? last_ready_->next : first_ready_) = &operation;
+    last_ready_ = &operation;
 }
 
 std::uint64_t CompletionQueue::acquire(const AcquireRequest& request, void* user_data, LeaseHandle& lease) {
-    check_thread();
-    AsyncOperation& operation = new_operation(AsyncOperation::Kind::acquire, user_data);
-    const std::uint64_t id = operation.id;
-    if (!ask(operation, request)) return id;
+    const InCall in_call(*this);
+    Submission submission(*this, AsyncOperation::Kind::acquire, user_data);
+    AsyncOperation& operation = submission.operation;
+    if (!ask(operation, request)) return submission.keep();
     Lease& found = *operation.waiting->lease;
     if (pool_->checks_before_grant() && found.needs_check) {
         granted(operation);
-        return id;
+        return submission.keep();
+    }
+    try {
+        watch(found, 0);
+    } catch (...) {
+        let_go(found);
+        throw;
     }
     lease = found.handle.load(std::memory_order_relaxed);
-    watch(found, 0);
-    free_operation(operation);
     return 0;
 }
 
@@ -93,89 +135,88 @@ bool CompletionQueue::ask(AsyncOperation& operation, const AcquireRequest& reque
     Waiting& waiting = operation.waiting.emplace();
     waiting.queue = this;
     waiting.operation = &operation;
-    try {
-        operation.waits_for_pool = !pool_->ask(request, waiting);
-    } catch (...) {
-        free_operation(operation);
-        throw;
-    }
+    operation.waits_for_pool = !pool_->ask(request, waiting);
     return !operation.waits_for_pool;
 }
 
 std::uint64_t CompletionQueue::run(const AcquireRequest& request, std::string_view sql, const Parameter* parameters,
                                    std::size_t count, ResultFormat format, Nanos timeout, void* user_data) {
-    check_thread();
-    AsyncOperation& operation = new_operation(AsyncOperation::Kind::run, user_data);
-    const std::uint64_t id = operation.id;
+    const InCall in_call(*this);
+    Submission submission(*this, AsyncOperation::Kind::run, user_data);
+    AsyncOperation& operation = submission.operation;
     operation.operation.statement().assign(sql, parameters, count, format);
     operation.statement_timeout = timeout;
     if (ask(operation, request)) granted(operation);
-    return id;
+    return submission.keep();
 }
 
+// Throws with nothing begun.
 void CompletionQueue::begin(AsyncOperation& operation, Lease& lease, bool has_statement, Nanos deadline) {
+    prepare(lease, deadline);
     operation.operation.begin(lease, has_statement, deadline);
     lease.operation = &operation;
-    arm(deadline);
     go_on(operation);
 }
 
 std::uint64_t CompletionQueue::execute(LeaseHandle handle, std::string_view sql, const Parameter* parameters,
                                        std::size_t count, ResultFormat format, Nanos timeout, void* user_data) {
-    check_thread();
+    const InCall in_call(*this);
     Lease& lease = pool_->find_lease(handle);
     if (lease.queue != this) throw Error(ErrorKind::invalid_argument, "the lease was not acquired through this queue");
     if (lease.operation)
         throw Error(ErrorKind::busy,
                     "another statement is under way on this lease. Suggestion: await it, or acquire one lease for each "
                     "concurrent statement");
-    AsyncOperation& operation = new_operation(AsyncOperation::Kind::execute, user_data);
-    const std::uint64_t id = operation.id;
-    operation.operation.statement().assign(sql, parameters, count, format);
-    begin(operation, lease, true, pool_->statement_deadline(timeout));
-    return id;
+    Submission submission(*this, AsyncOperation::Kind::execute, user_data);
+    submission.operation.operation.statement().assign(sql, parameters, count, format);
+    begin(submission.operation, lease, true, pool_->statement_deadline(timeout));
+    return submission.keep();
 }
 
 std::uint64_t CompletionQueue::await_opened(void* user_data) {
-    check_thread();
-    AsyncOperation& operation = new_operation(AsyncOperation::Kind::opening, user_data);
-    Waiting& waiting = operation.waiting.emplace();
+    const InCall in_call(*this);
+    Submission submission(*this, AsyncOperation::Kind::opening, user_data);
+    Waiting& waiting = submission.operation.waiting.emplace();
     waiting.what = Waiting::For::opening;
     waiting.queue = this;
-    waiting.operation = &operation;
+    waiting.operation = &submission.operation;
     pool_->ask_opened(waiting);
-    return operation.id;
+    return submission.keep();
 }
 
 std::uint64_t CompletionQueue::shut_down(Nanos timeout, void* user_data) {
-    check_thread();
-    AsyncOperation& operation = new_operation(AsyncOperation::Kind::shutdown, user_data);
-    Waiting& waiting = operation.waiting.emplace();
+    const InCall in_call(*this);
+    Submission submission(*this, AsyncOperation::Kind::shutdown, user_data);
+    Waiting& waiting = submission.operation.waiting.emplace();
     waiting.what = Waiting::For::shutdown;
     waiting.queue = this;
-    waiting.operation = &operation;
+    waiting.operation = &submission.operation;
     pool_->ask_shutdown(timeout, waiting);
-    return operation.id;
+    return submission.keep();
 }
 
 // Drives the operation as far as it goes without waiting.
-void CompletionQueue::go_on(AsyncOperation& operation) {
+void CompletionQueue::go_on(AsyncOperation& operation, bool readable) {
     Lease& lease = operation.operation.lease();
-    const Need need = operation.operation.resume();
+    Need need = Need::nothing;
+    try {
+        if (lease.connection && !operation.operation.is_done()) prepare(lease, operation.operation.deadline());
+        need = operation.operation.resume();
+        if (need == Need::write)
+            watch(lease, Poller::kRead | Poller::kWrite);
+        else if (need == Need::read || need == Need::settle)
+            watch(lease, Poller::kRead);
+    } catch (...) {
+        need = operation.operation.break_off(error_under_way());
+    }
     if (operation.settles != (need == Need::settle)) {
         operation.settles = !operation.settles;
         settling_ += operation.settles ? 1 : -1;
     }
-    switch (need) {
-        case Need::read:
-        case Need::settle:
-            return watch(lease, Poller::kRead);
-        case Need::write:
-            return watch(lease, Poller::kRead | Poller::kWrite);
-        case Need::replacement:
-            return replace(operation);
-        case Need::nothing:
-            break;
+    if (need == Need::replacement) return replace(operation);
+    if (need != Need::nothing) {
+        more_ |= readable;
+        return;
     }
     lease.operation = nullptr;
     Result result = operation.operation.take_result();
@@ -200,19 +241,25 @@ void CompletionQueue::replace(AsyncOperation& operation) {
             operation.waits_for_pool = true;
             return;
         }
-    } catch (const Error& e) {
-        operation.operation.fail(e);
+    } catch (...) {
+        operation.operation.fail(error_under_way());
     }
     go_on(operation);
 }
 
 void CompletionQueue::granted(AsyncOperation& operation) {
     Lease& lease = *operation.waiting->lease;
-    watch(lease, 0);
-    if (operation.kind == AsyncOperation::Kind::run)
-        return begin(operation, lease, true, pool_->statement_deadline(operation.statement_timeout));
-    if (pool_->checks_before_grant() && lease.needs_check)
-        return begin(operation, lease, false, operation.waiting->deadline);
+    try {
+        watch(lease, 0);
+        if (operation.kind == AsyncOperation::Kind::run)
+            return begin(operation, lease, true, pool_->statement_deadline(operation.statement_timeout));
+        if (pool_->checks_before_grant() && lease.needs_check)
+            return begin(operation, lease, false, operation.waiting->deadline);
+    } catch (...) {
+        Result failure(error_under_way());
+        let_go(lease);
+        return complete(operation, 0, std::move(failure));
+    }
     complete(operation, lease.handle.load(std::memory_order_relaxed), Result());
 }
 
@@ -221,13 +268,20 @@ void CompletionQueue::answered(AsyncOperation& operation) {
     operation.waits_for_pool = false;
     Waiting& waiting = *operation.waiting;
     if (waiting.what == Waiting::For::replacement) {
-        if (waiting.error) operation.operation.fail(*waiting.error);
-        arm(operation.operation.deadline());  // the timer passes over operations that wait for the pool
+        if (waiting.error) operation.operation.fail(std::move(*waiting.error));
         return go_on(operation);
     }
-    if (waiting.error) return complete(operation, 0, Result(*waiting.error));
+    if (waiting.error) return complete(operation, 0, Result(std::move(*waiting.error)));
     if (waiting.what == Waiting::For::acquire) return granted(operation);
     complete(operation, 0, Result());
+}
+
+// Had before anything is sent: the socket stands in the set, and the timer is set.
+void CompletionQueue::prepare(Lease& lease, Nanos deadline) {
+    arm(deadline);  // the timer passes over operations that wait for the pool, so it may have gone off meanwhile
+    if (!lease.connection) return;
+    watch(lease, 0);
+    if (watched_[lease.slot.index].what == 0) watch(lease, Poller::kRead);
 }
 
 // The socket of a lease of this queue. what 0: only remember whose it is; the descriptor joins the set with the first
@@ -250,7 +304,7 @@ void CompletionQueue::unwatch(Lease& lease) {
 }
 
 bool CompletionQueue::cancel(std::uint64_t id) {
-    check_thread();
+    const InCall in_call(*this);
     AsyncOperation* operation = find(id);
     if (!operation || operation->kind == AsyncOperation::Kind::opening ||
         operation->kind == AsyncOperation::Kind::shutdown)
@@ -263,12 +317,12 @@ bool CompletionQueue::cancel(std::uint64_t id) {
     operation->waits_for_pool = false;
     if (operation->kind != AsyncOperation::Kind::execute &&
         operation->operation.is_done()) {  // it waited for a connection
-        complete(*operation, 0, Result(Error(ErrorKind::cancelled, "the acquire was cancelled")));
+        complete(*operation, 0, Result(error_of(ErrorKind::cancelled, "the acquire was cancelled")));
         return true;
     }
     abandon(*operation);
     complete(*operation, 0,
-             Result(Error(ErrorKind::cancelled, "the statement was cancelled; whether it took effect is unknown")));
+             Result(error_of(ErrorKind::cancelled, "the statement was cancelled; whether it took effect is unknown")));
     return true;
 }
 
@@ -278,8 +332,12 @@ void CompletionQueue::abandon(AsyncOperation& operation) {
     Lease& lease = operation.operation.lease();
     lease.operation = nullptr;
     Connection* connection = lease.connection.get();
-    if (connection && connection->is_busy() && !connection->has_cancel())
-        pool_->keeper().send_cancel(connection->make_cancel(), wakeup_);
+    try {
+        if (connection && connection->is_busy() && !connection->has_cancel())
+            pool_->keeper().send_cancel(connection->make_cancel(), wakeup_);
+    } catch (...) {
+        connection->break_off();  // else the next statement would meet this one's answer
+    }
     operation.operation.fail(Error(ErrorKind::cancelled, ""));
     if (operation.kind != AsyncOperation::Kind::execute) let_go(lease);
 }
@@ -288,7 +346,7 @@ void CompletionQueue::release(Lease& lease) {
     if (std::this_thread::get_id() == owner_) return release_here(lease);
     {
         std::lock_guard lock(mutex_);
-        to_release_.push_back(&lease);
+        lease.next_to_release = std::exchange(to_release_, &lease);
         inbox_full_ = true;
     }
     wake();
@@ -306,30 +364,38 @@ void CompletionQueue::release_here(Lease& lease) {
         operation->waits_for_pool = false;
         abandon(*operation);
         complete(*operation, 0,
-                 Result(Error(ErrorKind::cancelled, "the lease was released while the statement was under way")));
+                 Result(error_of(ErrorKind::cancelled, "the lease was released while the statement was under way")));
     }
     unwatch(lease);
     pool_->release_owned(lease);
 }
 
+// An edge-triggered loop is told once of what is ready, so all of it is taken. Where that has no end, the wake-up tells
+// the loop to come again.
 void CompletionQueue::poll(Nanos deadline) {
-    check_thread();
-    Poller::Event events[64];
-    if (!ready_.empty() || inbox_full_.load(std::memory_order_relaxed)) deadline = 0;
-    const int count = poller_.wait(events, 64, deadline);
-    for (int i = 0; i < count; i++) {
-        if (events[i].key == kWakeKey) {
-            wakeup_->clear();
-            if (settling_ == 0) continue;
-            for (auto& operation : operations_)  // a cancel request was sent, perhaps one that these wait for
-                if (operation.active && operation.settles) go_on(operation);
-        } else if (events[i].key == kTimerKey) {
-            expire();
-        } else {
-            on_socket(events[i].key);
+    constexpr int kEvents = 64, kRounds = 32;
+    const InCall in_call(*this);
+    Poller::Event events[kEvents];
+    if (first_ready_ || inbox_full_.load(std::memory_order_relaxed)) deadline = 0;
+    for (int round = 0; round < kRounds; round++, deadline = 0) {
+        const int count = poller_.wait(events, kEvents, deadline);
+        more_ = count == kEvents;
+        for (int i = 0; i < count; i++) {
+            if (events[i].key == kWakeKey) {
+                wakeup_->clear();
+                if (settling_ == 0) continue;
+                for (auto& operation : operations_)  // a cancel request was sent, perhaps one that these wait for
+                    if (operation.active && operation.settles) go_on(operation);
+            } else if (events[i].key == kTimerKey) {
+                expire();
+            } else {
+                on_socket(events[i].key);
+            }
         }
+        take_inbox();
+        if (!more_) return;
     }
-    take_inbox();
+    wake();
 }
 
 void CompletionQueue::on_socket(std::uint64_t key) {
@@ -346,10 +412,15 @@ void CompletionQueue::on_socket(std::uint64_t key) {
         return;
     }
     Lease& lease = *watched.lease;
-    if (lease.operation) return go_on(*lease.operation);
+    if (lease.operation) return go_on(*lease.operation, true);
     // Nothing is under way: what is left of a cancelled statement, a notice, or the end.
     Connection& connection = *lease.connection;
-    if (!connection.is_lost()) connection.advance();
+    try {
+        if (!connection.is_lost()) connection.advance();
+    } catch (...) {
+        connection.break_off();
+    }
+    more_ = true;
     if (!connection.is_lost()) return;
     poller_.forget(watched.fd);
     watched.what = 0;
@@ -358,13 +429,14 @@ void CompletionQueue::on_socket(std::uint64_t key) {
 
 void CompletionQueue::arm(Nanos deadline) {
     if (deadline >= armed_) return;
+    poller_.arm_timer(deadline);
     armed_ = deadline;
-    poller_.arm_timer(deadline, kTimerKey);
 }
 
 void CompletionQueue::expire() {
     const Nanos now = monotonic_now();
     Nanos next = kNever;
+    armed_ = kNever;
     for (auto& operation : operations_) {
         if (!operation.active || operation.operation.is_done() || operation.waits_for_pool) continue;
         if (operation.operation.deadline() > now) {
@@ -376,8 +448,8 @@ void CompletionQueue::expire() {
         complete(operation, 0,
                  Result(acquires ? pool_->acquire_timeout(operation.waiting->patience) : Pool::statement_timeout()));
     }
+    poller_.arm_timer(next);
     armed_ = next;
-    poller_.arm_timer(next, kTimerKey);
 }
 
 void CompletionQueue::follow_log() {
@@ -388,7 +460,7 @@ void CompletionQueue::follow_log() {
 void CompletionQueue::deliver(Waiting& waiting) {
     {
         std::lock_guard lock(mutex_);
-        answered_.push_back(&waiting);
+        answered_.push(waiting);
         inbox_full_.store(true, std::memory_order_relaxed);
     }
     if (std::this_thread::get_id() != owner_) wake();
@@ -396,26 +468,33 @@ void CompletionQueue::deliver(Waiting& waiting) {
 
 void CompletionQueue::take_inbox() {
     while (inbox_full_.load(std::memory_order_relaxed)) {
-        std::vector<Waiting*> answers;
-        std::vector<Lease*> releases;
+        WaitingList answers;
+        Lease* releases;
         {
             std::lock_guard lock(mutex_);
-            answers.swap(answered_);
-            releases.swap(to_release_);
+            answers = std::exchange(answered_, {});
+            releases = std::exchange(to_release_, nullptr);
             inbox_full_.store(false, std::memory_order_relaxed);
         }
-        for (Waiting* waiting : answers) answered(*waiting->operation);
-        for (Lease* lease : releases) release_here(*lease);
+        while (Waiting* waiting = answers.pop()) answered(*waiting->operation);
+        while (Lease* lease = releases) {
+            releases = lease->next_to_release;
+            release_here(*lease);
+        }
     }
 }
 
-bool CompletionQueue::next(Completion& completion) {
-    check_thread();
+Completion* CompletionQueue::first() {
+    const InCall in_call(*this);
     if (inbox_full_.load(std::memory_order_relaxed)) take_inbox();
-    if (ready_.empty()) return false;
-    completion = std::move(ready_.front());
-    ready_.pop_front();
-    return true;
+    return first_ready_ ? &first_ready_->completion : nullptr;
+}
+
+void CompletionQueue::take_first() {
+    AsyncOperation& operation = *first_ready_;
+    first_ready_ = operation.next;
+    if (!first_ready_) last_ready_ = nullptr;
+    free_operation(operation);
 }
 
 }  // namespace pqpool

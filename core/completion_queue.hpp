@@ -1,9 +1,11 @@
 // The caller-driven side: one pollable descriptor, under which acquires and statements make progress on the caller's
 // own thread.
 //
-// A queue belongs to the thread that uses it; only deliver(), release() and wake() may come from others. What the
-// owner's own calls complete does not make the descriptor readable: take completions with next() until there is none
-// before waiting.
+// A queue belongs to the thread that uses it; only deliver(), release() and wake() may come from others, and the
+// destructor, while no call is under way. What the owner's own calls complete does not make the descriptor readable:
+// take completions with first() until there is none before waiting.
+//
+// A submit that fails leaves nothing behind: all that its way to the completion needs is had before anything is sent.
 #pragma once
 
 #include <atomic>
@@ -26,15 +28,17 @@ struct Completion {
     Result result;          // of a statement; on failure the error
 };
 
+// Holds its own completion, so that what was submitted can always be completed.
 struct AsyncOperation {
     enum class Kind { acquire, execute, run, opening, shutdown };
     Kind kind = Kind::acquire;
-    bool active = false;
+    bool active = false;          // under way: neither free nor completed
     bool waits_for_pool = false;  // its Waiting is registered with the pool
     bool settles = false;
-    std::uint64_t id = 0;
+    std::uint32_t index = 0;
     std::uint32_t generation = 0;
-    void* user_data = nullptr;
+    Completion completion;
+    AsyncOperation* next = nullptr;  // among the free ones, or among the completed
     std::optional<Waiting> waiting;
     Nanos statement_timeout = 0;  // of a run, until it has its lease
     Operation operation;
@@ -64,9 +68,13 @@ class CompletionQueue {
     // Any thread. The lease's handle is dead already, so that no two release it.
     void release(Lease& lease);
 
-    // Makes progress where a socket is ready; waits for one until the deadline (0 = does not wait).
+    // Makes progress on every socket that is ready; waits for one until the deadline (0 = does not wait).
     void poll(Nanos deadline);
-    bool next(Completion& completion);
+    // What completed first, until it is taken; nullptr where there is none.
+    Completion* first();
+    void take_first();
+    bool in_call() const { return in_call_.load(std::memory_order_acquire); }  // any thread
+    std::thread::id thread() const { return owner_; }
     void wake() { wakeup_->wake(); }  // any thread
     void follow_log();                // wakes when the pool's log has a line
 
@@ -81,18 +89,21 @@ class CompletionQueue {
         Lease* lease = nullptr;  // while it is this queue's
     };
 
-    void check_thread() const;
+    class InCall;
+    class Submission;
+
     AsyncOperation& new_operation(AsyncOperation::Kind kind, void* user_data);
     AsyncOperation* find(std::uint64_t id);
     void free_operation(AsyncOperation& operation);
     void complete(AsyncOperation& operation, LeaseHandle lease, Result result);
-    void go_on(AsyncOperation& operation);
+    void go_on(AsyncOperation& operation, bool readable = false);
     void replace(AsyncOperation& operation);
     void answered(AsyncOperation& operation);
     void granted(AsyncOperation& operation);
     bool ask(AsyncOperation& operation, const AcquireRequest& request);
     void begin(AsyncOperation& operation, Lease& lease, bool has_statement, Nanos deadline);
     void abandon(AsyncOperation& operation);
+    void prepare(Lease& lease, Nanos deadline);
     void watch(Lease& lease, std::uint32_t what);
     void unwatch(Lease& lease);
     void release_here(Lease& lease);
@@ -108,14 +119,16 @@ class CompletionQueue {
     std::thread::id owner_;
     Nanos armed_ = kNever;
     std::deque<AsyncOperation> operations_;
-    std::vector<std::uint32_t> free_;
+    AsyncOperation* free_ = nullptr;
+    AsyncOperation *first_ready_ = nullptr, *last_ready_ = nullptr;
     std::vector<Watched> watched_;
-    std::deque<Completion> ready_;
     std::size_t settling_ = 0;
+    bool more_ = false;  // a socket may hold more than was read from it
+    std::atomic<bool> in_call_{false};
 
     std::mutex mutex_;  // guards the inbox; taken under the pool's lock
-    std::vector<Waiting*> answered_;
-    std::vector<Lease*> to_release_;
+    WaitingList answered_;
+    Lease* to_release_ = nullptr;
     std::atomic<bool> inbox_full_{false};
 };
 

@@ -157,6 +157,10 @@ class Connection {
 
     // ---- others ----
     void hang_up() const;  // any thread, while the connection lives: the owner sees an end of file
+    void break_off() {     // in the midst of a batch whose answers nobody will take
+        hang_up();
+        mark_lost();
+    }
     // The parent's session stays untouched. in_use: one of the parent's threads may have been in the middle of a call
     // on it.
     void abandon_after_fork(bool in_use);

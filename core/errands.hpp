@@ -16,7 +16,11 @@ class Errands {
     ~Errands();  // errands not yet begun are dropped
     Errands(const Errands&) = delete;
 
-    void run(std::function<void()> errand);  // any thread; does not block
+    // Any thread. The thread, where it does not run yet; throws where it cannot be started.
+    void start();
+    // Any thread; does not block. Throws where its thread cannot be started, or for want of memory, and drops the
+    // errand.
+    void run(std::function<void()> errand);
 
   private:
     struct State;
@@ -24,7 +28,8 @@ class Errands {
     const std::shared_ptr<State> state_;
 };
 
-// A new thread on which every signal is blocked: they are the host program's.
+// A new thread on which every signal is blocked: they are the host program's. Throws Error(internal) where it cannot be
+// started.
 std::thread start_thread(const char* name, std::function<void()> body);
 
 }  // namespace pqpool

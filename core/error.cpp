@@ -1,5 +1,7 @@
 #include "core/error.hpp"
 
+#include <new>
+
 namespace pqpool {
 
 const char* name_of(ErrorKind kind) {
@@ -11,6 +13,36 @@ const char* name_of(ErrorKind kind) {
 #undef X
     }
     return "internal";
+}
+
+static Error out_of_memory(ErrorKind kind) noexcept { return {kind, "out of memory"}; }  // fits into the string itself
+
+Error error_under_way() noexcept {
+    ErrorKind kind = ErrorKind::internal;
+    try {
+        try {
+            throw;
+        } catch (const Error& e) {
+            kind = e.kind;
+            return e;
+        } catch (const std::bad_alloc&) {
+            return out_of_memory(kind);
+        } catch (const std::exception& e) {
+            return {kind, e.what()};
+        } catch (...) {
+            return {kind, "an unknown exception was thrown"};
+        }
+    } catch (const std::bad_alloc&) {
+        return out_of_memory(kind);
+    }
+}
+
+Error error_of(ErrorKind kind, const char* text) noexcept {
+    try {
+        return {kind, text};
+    } catch (const std::bad_alloc&) {
+        return out_of_memory(kind);
+    }
 }
 
 bool is_final_for_connect(std::string_view sqlstate) {

@@ -49,6 +49,11 @@ class Error : public std::exception {
     std::string sqlstate;  // five characters, or empty where no server spoke
 };
 
+// For where a failure must be told and nothing may fail: the exception under way as an Error, and an Error of this
+// text; where there is no memory for the text, it says that instead.
+Error error_under_way() noexcept;
+Error error_of(ErrorKind kind, const char* text) noexcept;
+
 // What an SQLSTATE means for a connection attempt: whether trying again can help.
 bool is_final_for_connect(std::string_view sqlstate);
 

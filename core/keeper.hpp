@@ -27,7 +27,8 @@ class KeeperClient {
     virtual void on_cleaned(SlotId slot, std::unique_ptr<Connection> connection, bool usable) = 0;
     virtual void on_hang_up(SlotId slot) = 0;
     virtual void on_fence() = 0;
-    virtual Nanos on_tick() = 0;  // runs what is due; when to come next
+    virtual Nanos on_tick() = 0;                      // runs what is due; when to come next
+    virtual void on_trouble(const Error& error) = 0;  // a task of the keeper's own ended so
 };
 
 class Keeper {
@@ -41,10 +42,11 @@ class Keeper {
     ~Keeper();  // stop()
     Keeper(const Keeper&) = delete;
 
-    void start();
-    void stop();  // closes what it owns and joins the thread; not on the keeper's own thread
+    void start();  // throws where the thread cannot be started
+    void stop();   // closes what it owns and joins the thread; not on the keeper's own thread
 
     // ---- any thread; none blocks ----
+    // Throws for want of memory, with nothing begun. All that follows for the slot finds the memory it needs.
     void open(SlotId slot);
     void check(SlotId slot, std::unique_ptr<Connection> connection);
     void clean(SlotId slot, std::unique_ptr<Connection> connection);
@@ -53,12 +55,13 @@ class Keeper {
     void fence();            // on_fence() follows once all that was asked for before is done
     void wake() { mailbox_->wakeup.wake(); }
     // Sends the request from the errands thread, and again after a while unless it is called off; whoever listens on
-    // the wake-up is told each time.
-    void send_cancel(std::shared_ptr<CancelRequest> request, std::shared_ptr<Wakeup> also_wake = nullptr);
+    // the wake-up is told each time. Where it cannot be sent now, that is its first attempt.
+    void send_cancel(std::shared_ptr<CancelRequest> request, std::shared_ptr<Wakeup> also_wake = nullptr) noexcept;
+    void be_ready_to_cancel();  // throws where the thread for that cannot be started
 
   private:
-    enum class Task { open, check, clean, close, drop, fence };
-    enum class Phase { resolving, connecting, session, settling, resetting, checking };
+    enum class Task { open, check, clean, close, drop };
+    enum class Phase { resolving, connecting, session, beginning, settling, resetting, checking };
 
     struct Command {
         Task task;
@@ -89,21 +92,26 @@ class Keeper {
         Wakeup wakeup;
         std::mutex mutex;
         std::vector<Command> commands;
+        bool fence = false;  // after the commands
         std::vector<Cancel> sent_cancels;
         Resolution resolution;
     };
 
     void run();
+    void go_round(Nanos& next);
     void submit(Command command);
     void take_commands();
     void begin(Command command);
+    void begin_job(Command& command);
     void take_resolution();
-    void send(Cancel cancel);
+    void send(Cancel cancel) noexcept;
     void take_sent_cancels();
     void repeat_cancels(Nanos now);
-    void ask_resolver();
+    void ask_resolver(Job& job);
     void connect(Job& job, const ConnectPlan& plan);
     void step(std::uint32_t index);
+    void step_job(Job& job);
+    void give_up(std::uint32_t index, const Error& error);
     bool step_connect(Job& job);
     bool step_clean(Job& job);
     void fail_opening(Job& job, const Error& error);
@@ -117,6 +125,7 @@ class Keeper {
     KeeperClient& client_;
     const ConnectPlan plan_;
     const Settings settings_;
+    const std::string too_late_;
     const std::shared_ptr<Mailbox> mailbox_ = std::make_shared<Mailbox>();
     Poller poller_;
     Errands resolver_, canceller_;
@@ -124,6 +133,8 @@ class Keeper {
     bool stopping_ = false;  // guarded by mailbox_->mutex
 
     // The keeper thread's own.
+    std::vector<Command> taken_;
+    bool stopped_ = false;
     std::unordered_map<std::uint32_t, Job> jobs_;                               // by slot
     std::unordered_map<std::uint32_t, std::pair<std::uint32_t, int>> watched_;  // slot -> generation, descriptor
     std::vector<Cancel> cancels_;                                               // to be repeated

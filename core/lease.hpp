@@ -12,6 +12,8 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <thread>
+#include <utility>
 
 #include "core/clock.hpp"
 #include "core/connection.hpp"
@@ -38,6 +40,7 @@ class StatementPeek {
             words_[i].store(word, std::memory_order_relaxed);
         }
     }
+    void clear() { words_[0].store(0, std::memory_order_relaxed); }
     std::string get() const {
         char bytes[kWords * 8];
         for (std::size_t i = 0; i < kWords; i++) {
@@ -74,6 +77,8 @@ struct Lease {
     std::uint64_t generation = 0;
     std::shared_ptr<CancelRequest> foreign_cancel;  // another thread asked for it; guarded by the pool's lock
     std::atomic<CompletionQueue*> queue{nullptr};   // of an asynchronous lease
+    std::thread::id queue_thread;                   // whose the queue is
+    Lease* next_to_release = nullptr;               // in the queue's inbox, under its mutex
     Nanos leased_at = 0;
     Nanos patience = 0;  // the acquire's timeout; a replacement may take as long
     std::string tag;
@@ -138,6 +143,7 @@ struct Waiting {
     CompletionQueue* queue = nullptr;  // who is told; none: the thread in wait()
     AsyncOperation* operation = nullptr;
     WaiterId waiter;
+    Waiting* next = nullptr;  // in a WaitingList
 
     // The answer.
     Lease* lease = nullptr;
@@ -145,6 +151,36 @@ struct Waiting {
 
   private:
     sem_t answered_;
+};
+
+// Takes in without memory of its own, so that whoever waits can always be answered. A Waiting stands in one at most.
+class WaitingList {
+  public:
+    void push(Waiting& waiting) {
+        waiting.next = nullptr;
+        (last_ ? last_->next : first_) = &waiting;
+        last_ = &waiting;
+    }
+    Waiting* pop() {
+        Waiting* waiting = first_;
+        if (!waiting) return nullptr;
+        first_ = waiting->next;
+        if (!first_) last_ = nullptr;
+        return waiting;
+    }
+    bool remove(const Waiting& waiting) {
+        Waiting* before = nullptr;
+        for (Waiting* at = first_; at; before = at, at = at->next) {
+            if (at != &waiting) continue;
+            (before ? before->next : first_) = at->next;
+            if (last_ == at) last_ = before;
+            return true;
+        }
+        return false;
+    }
+
+  private:
+    Waiting *first_ = nullptr, *last_ = nullptr;
 };
 
 }  // namespace pqpool

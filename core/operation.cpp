@@ -30,9 +30,16 @@ Need Operation::resume() {
                 break;
         }
         return judge();
-    } catch (const Error& e) {
-        return finish(Result(e));
+    } catch (...) {
+        Error error = error_under_way();
+        if (lease_->connection && lease_->connection->is_busy()) return break_off(std::move(error));
+        return finish(Result(std::move(error)));
     }
+}
+
+Need Operation::break_off(Error error) {
+    if (lease_->connection) lease_->connection->break_off();
+    return finish(Result(std::move(error)));
 }
 
 Need Operation::start() {
@@ -48,6 +55,7 @@ Need Operation::start() {
         if (connection.is_busy() && connection.advance() != Progress::done) return Need::settle;
         if (!connection.settle()) return Need::settle;
     }
+    if (connection.is_busy()) connection.break_off();  // with a last batch that was never answered
     if (connection.is_lost() || lease_->hung_up.load(std::memory_order_relaxed)) {
         if (lease_->is_fresh) return replace();  // nothing of this lease was written
         connection.mark_lost();

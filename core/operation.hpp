@@ -20,6 +20,8 @@ class Operation {
     // Without a statement only the validation is made. deadline: kNever = none.
     void begin(Lease& lease, bool has_statement, Nanos deadline);
     Need resume();
+    // Ends it in the midst, and its connection: what the server still says would be taken for the next one's answer.
+    Need break_off(Error error);
     void fail(Error error) {
         result_ = Result(std::move(error));
         phase_ = Phase::done;

@@ -177,7 +177,8 @@ std::string url_problem(const std::string& url) {
 }  // namespace
 
 const std::vector<OptionInfo>& option_list() {
-    static const std::vector<OptionInfo> list = [] {
+    // Never destroyed: callers may come after the static objects' end.
+    static const auto* list = new const std::vector<OptionInfo>([] {
         const Options defaults;
         return std::vector<OptionInfo>{
 #define X(type, name, default_value, minimum, maximum, meaning)                 \
@@ -194,8 +195,8 @@ const std::vector<OptionInfo>& option_list() {
             PQPOOL_OPTIONS(X)
 #undef X
         };
-    }();
-    return list;
+    }());
+    return *list;
 }
 
 void Options::set(std::string_view name, std::string_view value) {

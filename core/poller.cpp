@@ -17,11 +17,13 @@ namespace pqpool {
 
 namespace {
 
-int checked(int fd, const char* what) {
-    if (fd < 0)
-        throw Error(ErrorKind::internal, std::string(what) + " failed: " + std::strerror(errno) +
-                                             ". Suggestion: raise the limit on open files (ulimit -n)");
-    return fd;
+int checked(int result, const char* what) {
+    if (result >= 0) return result;
+    const int error = errno;
+    const char* cure = error == EMFILE || error == ENFILE ? "raise the limit on open files (ulimit -n)"
+                       : error == ENOSPC                  ? "raise fs.epoll.max_user_watches"
+                                                          : "free memory, or raise the limit on it";
+    throw Error(ErrorKind::internal, std::string(what) + " failed: " + std::strerror(error) + ". Suggestion: " + cure);
 }
 
 // Rounded up, so that a wait never ends just before its deadline.
@@ -77,18 +79,19 @@ int Poller::wait(Event* events, int capacity, Nanos deadline) {
     return std::max(count, 0);
 }
 
-void Poller::arm_timer(Nanos deadline, std::uint64_t key) {
-    if (timer_fd_ < 0) {
-        timer_fd_ = checked(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK), "timerfd_create");
-        watch(timer_fd_, kRead, key);
-    }
+void Poller::make_timer(std::uint64_t key) {
+    timer_fd_ = checked(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK), "timerfd_create");
+    watch(timer_fd_, kRead, key);
+}
+
+void Poller::arm_timer(Nanos deadline) {
     itimerspec at{};  // all zero disarms
     if (deadline != kNever) {
         deadline = std::max<Nanos>(deadline, 1);
         at.it_value.tv_sec = deadline / kSecond;
         at.it_value.tv_nsec = deadline % kSecond;
     }
-    timerfd_settime(timer_fd_, TFD_TIMER_ABSTIME, &at, nullptr);
+    checked(timerfd_settime(timer_fd_, TFD_TIMER_ABSTIME, &at, nullptr), "timerfd_settime");
 }
 
 std::uint32_t wait_for_socket(int fd, std::uint32_t what, Nanos deadline) {
@@ -99,10 +102,11 @@ std::uint32_t wait_for_socket(int fd, std::uint32_t what, Nanos deadline) {
     for (;;) {
         const int count = poll(&p, 1, milliseconds_until(deadline));
         if (count < 0 && errno == EINTR) continue;
+        checked(count, "poll");
         if (count == 0) return 0;
         return ((p.revents & (POLLIN | POLLHUP)) ? Poller::kRead : 0) | ((p.revents & POLLOUT) ? Poller::kWrite : 0) |
-               ((p.revents & (POLLRDHUP | POLLHUP | POLLERR)) ? Poller::kHangUp : 0) |
-               ((p.revents & POLLERR) ? Poller::kError : 0) | (count < 0 ? Poller::kError : 0);
+               ((p.revents & (POLLRDHUP | POLLHUP | POLLERR | POLLNVAL)) ? Poller::kHangUp : 0) |
+               ((p.revents & (POLLERR | POLLNVAL)) ? Poller::kError : 0);
     }
 }
 

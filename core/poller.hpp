@@ -43,8 +43,9 @@ class Poller {
     void forget(int fd);                                        // a closed descriptor is forgotten by itself
     // Waits until an event, at most until the deadline (kNever = no limit, 0 = do not wait). The number of events.
     int wait(Event* events, int capacity, Nanos deadline);
-    // Makes fd() readable, with this key, from the deadline on; kNever takes it back.
-    void arm_timer(Nanos deadline, std::uint64_t key);
+    // A timer that makes fd() readable, with this key, from the deadline on; kNever takes it back.
+    void make_timer(std::uint64_t key);
+    void arm_timer(Nanos deadline);
 
   private:
     int fd_;
@@ -52,6 +53,7 @@ class Poller {
 };
 
 // What the owner of a blocking call waits with: one socket, until the deadline. 0 at the deadline, else Poller's bits.
+// Throws Error(internal) where the system cannot wait.
 std::uint32_t wait_for_socket(int fd, std::uint32_t what, Nanos deadline);
 
 }  // namespace pqpool

@@ -67,20 +67,25 @@ Pool::~Pool() {
 }
 
 void Pool::start() {
-    {
-        Locked locked(*this);
-        if (std::exchange(started_, true)) return;
-        machine_.start(monotonic_now());
-    }
-    keeper_.start();
+    std::lock_guard once(start_mutex_);
+    if (started_) return;
     add_to_fork_register(*this);
+    try {
+        keeper_.start();
+    } catch (...) {
+        remove_from_fork_register(*this);
+        throw;
+    }
+    Locked locked(*this);
+    started_ = true;
+    machine_.start(monotonic_now());
 }
 
 void Pool::ask_opened(Waiting& waiting) {
     Locked locked(*this);
     if (!machine_.accepts()) return fail(waiting, init_error_ ? *init_error_ : refusal(ErrorKind::closed, 0));
     if (opened_) return answer(waiting);
-    opening_waiters_.push_back(&waiting);
+    opening_waiters_.push(waiting);
 }
 
 void Pool::wait_opened() {
@@ -96,12 +101,14 @@ void Pool::ask_shutdown(Nanos timeout, Waiting& waiting) {
     if (closed_down_ || !started_) return answer(waiting);
     const Nanos now = monotonic_now();
     const bool first = machine_.accepts();
-    shutdown_waiters_.push_back(&waiting);
+    shutdown_waiters_.push(waiting);
     if (first)
-        add_log(LogLevel::info, "Connection pool shutting down",
-                LogContext()
-                    .add("leases_out", machine_.leased())
-                    .add("timeout_seconds", timeout < 0 ? -1.0 : to_seconds(timeout)));
+        best_effort([&] {
+            add_log(LogLevel::info, "Connection pool shutting down",
+                    LogContext()
+                        .add("leases_out", machine_.leased())
+                        .add("timeout_seconds", timeout < 0 ? -1.0 : to_seconds(timeout)));
+        });
     machine_.shutdown(deadline_after(now, timeout));
     machine_.tick(now);  // a timeout of 0 is over already
 }
@@ -192,8 +199,8 @@ void Pool::resume() {
 
 std::unique_ptr<Connection>& Pool::connection_of(SlotId slot) {
     if (slot.index >= connections_.size()) {
-        connections_.resize(slot.index + 1);
         lease_of_slot_.resize(slot.index + 1, UINT32_MAX);
+        connections_.resize(slot.index + 1);
     }
     return connections_[slot.index];
 }
@@ -209,8 +216,10 @@ void Pool::on_opened(SlotId slot, std::unique_ptr<Connection> connection, Nanos 
                 LogContext().add("connection_id", name_of_connection(slot)));
     connection_of(slot) = std::move(connection);
     if (machine_.opened(slot, round_trip, monotonic_now()))
-        add_log(LogLevel::debug, "Connection opened",
-                LogContext().add("connection_id", name_of_connection(slot)).add("backend_pid", std::int64_t{pid}));
+        best_effort([&] {
+            add_log(LogLevel::debug, "Connection opened",
+                    LogContext().add("connection_id", name_of_connection(slot)).add("backend_pid", std::int64_t{pid}));
+        });
     else
         keeper_.close(std::move(connection_of(slot)));  // nobody wants it any more
 }
@@ -219,20 +228,25 @@ void Pool::on_open_failed(SlotId slot, const Error& error) {
     Locked locked(*this);
     const bool initializing = machine_.state() == PoolState::initializing;
     const bool final = is_final_for_connect(error.sqlstate);
-    last_error_ = mask_password(error.message);
-    if (initializing)
-        init_error_.emplace(ErrorKind::initialization,
-                            "could not open the pool's connections to " + plan_.describe() + ": " + last_error_ +
-                                ". Suggestion: " + cure_of(error.sqlstate),
-                            error.sqlstate);
+    best_effort([&] {
+        last_error_ = mask_password(error.message);
+        if (initializing)
+            init_error_.emplace(ErrorKind::initialization,
+                                "could not open the pool's connections to " + plan_.describe() + ": " + last_error_ +
+                                    ". Suggestion: " + cure_of(error.sqlstate),
+                                error.sqlstate);
+    });
     machine_.open_failed(slot, final, monotonic_now());
 }
 
 void Pool::on_checked(SlotId slot, std::unique_ptr<Connection> connection, bool alive, Nanos round_trip) {
     Locked locked(*this);
     if (!alive)
-        add_log(LogLevel::warning, "Connection validation failed",
+        best_effort([&] {
+            add_log(
+                LogLevel::warning, "Connection validation failed",
                 LogContext().add("connection_id", name_of_connection(slot)).add("reason", connection->loss_message()));
+        });
     connection_of(slot) = std::move(connection);
     machine_.checked(slot, alive, round_trip, monotonic_now());
 }
@@ -251,14 +265,14 @@ void Pool::on_hang_up(SlotId slot) {
         Lease& lease = leases_.at(lease_of_slot_[slot.index]);
         if (lease.slot == slot) lease.hung_up.store(true, std::memory_order_relaxed);
     }
-    last_error_ = "the server closed the connection";
+    best_effort([&] { last_error_ = "the server closed the connection"; });
     machine_.lost(slot, monotonic_now());
 }
 
 void Pool::on_fence() {
     {
         Locked locked(*this);  // before the answer, so that who waited for it finds the line
-        add_log(LogLevel::info, "Connection pool terminated", LogContext());
+        best_effort([&] { add_log(LogLevel::info, "Connection pool terminated", LogContext()); });
     }
     Locked locked(*this);
     closed_down_ = true;
@@ -273,14 +287,41 @@ Nanos Pool::on_tick() {
     return keeper_wakes_at_ = machine_.next_deadline();
 }
 
+void Pool::on_trouble(const Error& error) {
+    Locked locked(*this);
+    best_effort([&] {
+        add_log(LogLevel::error, "A task in the background failed: " + mask_password(error.message), LogContext());
+    });
+}
+
 // ---- what the machine decides ----
 
-void Pool::carry_out() {
-    // Actions may bring forth actions: a grant to a waiter that is gone gives the connection back.
+void Pool::carry_out() noexcept {
+    // Actions may bring forth actions: one that fails gives its connection up.
     while (!machine_.actions().empty()) {
-        current_actions_.clear();
-        current_actions_.swap(machine_.actions());
-        for (const Action& action : current_actions_) carry_out(action);
+        const auto& actions = machine_.take_actions();
+        for (std::size_t i = 0; i < actions.size(); i++) {
+            const Action action = actions[i];
+            try {
+                carry_out(action);
+            } catch (...) {
+                give_up(action);
+            }
+        }
+    }
+}
+
+// For want of memory.
+void Pool::give_up(const Action& action) {
+    using Kind = Action::Kind;
+    const Nanos now = monotonic_now();
+    if (action.kind == Kind::open) {
+        best_effort([&] { last_error_ = "out of memory"; });
+        machine_.open_failed(action.slot, false, now);
+    } else if (action.kind == Kind::check) {
+        machine_.checked(action.slot, false, 0, now);
+    } else if (action.kind == Kind::clean) {
+        machine_.cleaned(action.slot, false, now);
     }
 }
 
@@ -288,6 +329,7 @@ void Pool::carry_out(const Action& action) {
     using Kind = Action::Kind;
     switch (action.kind) {
         case Kind::open:
+            connection_of(action.slot);  // its place in the tables
             keeper_.open(action.slot);
             break;
         case Kind::check:
@@ -298,7 +340,7 @@ void Pool::carry_out(const Action& action) {
             break;
         case Kind::close:
             if (auto& connection = connection_of(action.slot)) {
-                log_action(action);
+                best_effort([&] { log_action(action); });
                 keeper_.close(std::move(connection));
             } else {
                 keeper_.drop(action.slot);
@@ -309,69 +351,77 @@ void Pool::carry_out(const Action& action) {
             break;
         case Kind::fail: {
             auto& waiting = *static_cast<Waiting*>(action.context);
-            fail(waiting, action.error == ErrorKind::initialization && init_error_
-                              ? *init_error_
-                              : refusal(action.error, waiting.patience));
+            fail(waiting, refusal_or_less(action.error, waiting.patience));
             break;
         }
         case Kind::abort:
-            log_action(action);
+            best_effort([&] { log_action(action); });
             if (const auto index = lease_of_slot_[action.slot.index]; index != UINT32_MAX) {
                 Lease& lease = leases_.at(index);
                 lease.aborted.store(true);
                 lease_of_slot_[action.slot.index] = UINT32_MAX;
-                keeper_.send_cancel(std::make_shared<CancelRequest>(lease.connection->cancel_handle()));
+                best_effort(
+                    [&] { keeper_.send_cancel(std::make_shared<CancelRequest>(lease.connection->cancel_handle())); });
                 lease.connection->hang_up();
             }
             break;
         case Kind::initialized:
             opened_ = true;
             init_error_.reset();
-            log_action(action);
+            best_effort([&] { log_action(action); });
             answer_all(opening_waiters_);
             break;
         case Kind::init_failed:
-            log_action(action);
-            for (Waiting* waiting : std::exchange(opening_waiters_, {})) fail(*waiting, *init_error_);
+            best_effort([&] { log_action(action); });
+            fail_all(opening_waiters_, ErrorKind::initialization);
             keeper_.fence();
             break;
         case Kind::terminated:
             init_error_.reset();  // of an attempt that others would have followed
-            for (Waiting* waiting : std::exchange(opening_waiters_, {})) fail(*waiting, refusal(ErrorKind::closed, 0));
+            fail_all(opening_waiters_, ErrorKind::closed);
             keeper_.fence();
             break;
         default:
-            log_action(action);
+            best_effort([&] { log_action(action); });
             break;
     }
 }
 
+// A place for one more lease, also in the list that it comes to when it is free again.
+void Pool::add_lease() {
+    if (free_leases_.capacity() <= leases_.size()) free_leases_.reserve(2 * leases_.size() + 8);
+    Lease* lease = leases_.add();
+    if (!lease) throw Error(ErrorKind::internal, "too many leases are out");
+    free_leases_.push_back(lease->index);
+}
+
+// Throws where there is no place for it, with nothing taken.
 Lease& Pool::new_lease(SlotId slot, Waiting& waiting, Nanos now) {
-    if (free_leases_.empty()) {
-        Lease* lease = leases_.add();
-        if (!lease) throw Error(ErrorKind::internal, "too many leases are out");
-        free_leases_.push_back(lease->index);
-    }
+    if (free_leases_.empty()) add_lease();
     Lease& lease = leases_.at(free_leases_.back());
     free_leases_.pop_back();
     if (lease.generation == 0) lease.generation = LeaseHandle{epoch_ & 0xff} << (kLeaseEpochShift - kLeaseIndexBits);
     lease.generation++;
     lease.queue = waiting.queue;
+    if (waiting.queue) lease.queue_thread = waiting.queue->thread();
     lease.patience = waiting.patience;
     lease.leased_at = now;
-    if (!waiting.tag.empty() || !lease.tag.empty()) lease.tag = waiting.tag;
+    if (!waiting.tag.empty() || !lease.tag.empty()) lease.tag = std::move(waiting.tag);
     lease.operation = nullptr;
+    lease.last_statement.clear();  // it was the last holder's
     lease.aborted.store(false, std::memory_order_relaxed);
     put(slot, lease, now);
     const LeaseHandle handle = lease.generation << kLeaseIndexBits | lease.index;
     lease.handle.store(handle, std::memory_order_release);
     if (log_.is_enabled(LogLevel::debug))
-        add_log(LogLevel::debug, "Connection acquired",
-                LogContext()
-                    .add("connection_id", name_of_connection(slot))
-                    .add("active", machine_.leased())
-                    .add("idle", machine_.idle()),
-                handle);
+        best_effort([&] {
+            add_log(LogLevel::debug, "Connection acquired",
+                    LogContext()
+                        .add("connection_id", name_of_connection(slot))
+                        .add("active", machine_.leased())
+                        .add("idle", machine_.idle()),
+                    handle);
+        });
     return lease;
 }
 
@@ -389,11 +439,17 @@ void Pool::put(SlotId slot, Lease& lease, Nanos now) {
 
 void Pool::grant(SlotId slot, Waiting& waiting) {
     const Nanos now = monotonic_now();
-    if (waiting.what == Waiting::For::replacement)
+    if (waiting.what == Waiting::For::replacement) {
         put(slot, *waiting.lease, now);
-    else
+        return answer(waiting);
+    }
+    try {
         waiting.lease = &new_lease(slot, waiting, now);
-    answer(waiting);
+        answer(waiting);
+    } catch (...) {
+        machine_.released(slot, {.queries = connections_[slot.index]->queries()}, now);
+        fail(waiting, error_under_way());
+    }
 }
 
 void Pool::fail(Waiting& waiting, Error error) {
@@ -408,8 +464,12 @@ void Pool::answer(Waiting& waiting) {
         waiting.post();
 }
 
-void Pool::answer_all(std::vector<Waiting*>& list) {
-    for (Waiting* waiting : std::exchange(list, {})) answer(*waiting);
+void Pool::answer_all(WaitingList& list) {
+    while (Waiting* waiting = list.pop()) answer(*waiting);
+}
+
+void Pool::fail_all(WaitingList& list, ErrorKind kind) {
+    while (Waiting* waiting = list.pop()) fail(*waiting, refusal_or_less(kind, 0));
 }
 
 }  // namespace pqpool

@@ -45,6 +45,15 @@ struct HealthReport {
     bool behind_pooler = false;
 };
 
+// For what tells of something and is not the thing, such as a line of the log: without memory it is left out.
+template <class Body>
+void best_effort(Body&& body) noexcept {
+    try {
+        body();
+    } catch (const std::exception&) {
+    }
+}
+
 class Pool final : private KeeperClient {
   public:
     // Throws Error(configuration) with every broken rule; opens nothing.
@@ -56,7 +65,8 @@ class Pool final : private KeeperClient {
     Log& log() { return log_; }
 
     // ---- life ----
-    void start();                  // begins to open min_size connections; does not block. Once.
+    // Begins to open min_size connections; does not block. Once; where it throws, the pool is as before.
+    void start();
     void wait_opened();            // blocks; throws Error(initialization), and the pool is terminated then
     void shutdown(Nanos timeout);  // blocks at most for the timeout (negative: no limit) and a moment
     // For a queue: `waiting` is answered through it.
@@ -83,14 +93,15 @@ class Pool final : private KeeperClient {
     bool take_back(Waiting& waiting);             // false where it has been answered already
     Lease& find_lease(LeaseHandle handle) const;  // throws Error(released)
     void release_owned(Lease& lease);
-    std::vector<Lease*> leases_of(const CompletionQueue& queue) const;
+    // The lease of this queue that stands next in the table, from place `at` on, which moves on; nullptr: no more.
+    Lease* next_lease_of(const CompletionQueue& queue, std::size_t& at) const;
     void note_lost(const Lease& lease, bool in_validation = false);
     Nanos statement_deadline(Nanos timeout) const;
     Keeper& keeper() { return keeper_; }
     // What a statement that ran past its deadline ends with.
-    static Error statement_timeout();
+    static Error statement_timeout() noexcept;
     // What an acquire ends with whose connection has not answered its check by the deadline.
-    Error acquire_timeout(Nanos patience) const;
+    Error acquire_timeout(Nanos patience) const noexcept;
     bool checks_before_grant() const { return validation_ == Validation::blocking; }
 
     // ---- looking ----
@@ -126,14 +137,18 @@ class Pool final : private KeeperClient {
     void on_hang_up(SlotId slot) override;
     void on_fence() override;
     Nanos on_tick() override;
+    void on_trouble(const Error& error) override;
 
-    void carry_out();
+    void carry_out() noexcept;
     void carry_out(const Action& action);
+    void give_up(const Action& action);
     void log_action(const Action& action);
     void grant(SlotId slot, Waiting& waiting);
     void fail(Waiting& waiting, Error error);
     void answer(Waiting& waiting);
-    void answer_all(std::vector<Waiting*>& list);
+    void answer_all(WaitingList& list);
+    void fail_all(WaitingList& list, ErrorKind kind);
+    void add_lease();
     Lease& new_lease(SlotId slot, Waiting& waiting, Nanos now);
     std::unique_ptr<Connection>& connection_of(SlotId slot);
     void put(SlotId slot, Lease& lease, Nanos now);
@@ -142,6 +157,7 @@ class Pool final : private KeeperClient {
     Result drive(Operation& operation);
     bool wait_for(Operation& operation, Need need);
     Error refusal(ErrorKind kind, Nanos patience) const;
+    Error refusal_or_less(ErrorKind kind, Nanos patience) const noexcept;
     std::vector<Holder> holders_locked() const;
     void add_log(LogLevel level, std::string message, LogContext context, LeaseHandle subject = 0);
     std::string name_of_connection(SlotId slot) const;
@@ -161,6 +177,7 @@ class Pool final : private KeeperClient {
     const std::int64_t unix_us_at_zero_;  // of the monotonic clock's zero
     Log log_;
 
+    std::mutex start_mutex_;    // of start(); taken before the fork register's
     mutable std::mutex mutex_;  // guards all down to keeper_
     PoolMachine machine_;
     std::vector<std::unique_ptr<Connection>>
@@ -168,8 +185,7 @@ class Pool final : private KeeperClient {
     LeaseTable leases_;
     std::vector<std::uint32_t> free_leases_;
     std::vector<std::uint32_t> lease_of_slot_;
-    std::vector<Waiting*> opening_waiters_, shutdown_waiters_;
-    std::vector<Action> current_actions_;
+    WaitingList opening_waiters_, shutdown_waiters_;
     std::vector<PendingLine> lines_;  // of the log, still to be written
     bool writes_log_ = false;         // a thread is at it
     std::string last_error_;
@@ -189,7 +205,7 @@ class Pool final : private KeeperClient {
 class Pool::Locked {
   public:
     explicit Locked(Pool& pool) : pool_(pool) { pool.mutex_.lock(); }
-    ~Locked() {
+    ~Locked() {  // fails in nothing: what it needs was had when the slot was opened, or is left out
         if (!pool_.machine_.actions().empty()) pool_.carry_out();
         if (const Nanos next = pool_.machine_.next_deadline(); next < pool_.keeper_wakes_at_) {
             pool_.keeper_wakes_at_ = next;
@@ -206,7 +222,8 @@ class Pool::Locked {
         for (std::vector<PendingLine> lines; !pool_.lines_.empty(); lines.clear()) {
             lines.swap(pool_.lines_);
             pool_.mutex_.unlock();
-            for (auto& line : lines) pool_.log_.write(line.level, std::move(line.message), line.context, line.subject);
+            for (auto& line : lines)
+                best_effort([&] { pool_.log_.write(line.level, std::move(line.message), line.context, line.subject); });
             pool_.mutex_.lock();
         }
         pool_.writes_log_ = false;

@@ -5,6 +5,7 @@
 
 #include "core/completion_queue.hpp"
 #include "core/pool.hpp"
+#include "core/thread_own.hpp"
 
 namespace pqpool {
 
@@ -17,10 +18,7 @@ std::string seconds_text(Nanos t) {
 }
 
 // Each thread's own, so that a statement after the first allocates nothing.
-Operation& operation_of_thread() {
-    thread_local Operation operation;
-    return operation;
-}
+Operation& operation_of_thread() { return ThreadOwn<Operation>::get(); }
 
 }  // namespace
 
@@ -78,6 +76,14 @@ Error Pool::refusal(ErrorKind kind, Nanos patience) const {
     }
 }
 
+Error Pool::refusal_or_less(ErrorKind kind, Nanos patience) const noexcept {
+    try {
+        return kind == ErrorKind::initialization && init_error_ ? *init_error_ : refusal(kind, patience);
+    } catch (const std::bad_alloc&) {
+        return error_of(kind, "out of memory");
+    }
+}
+
 bool Pool::ask(const AcquireRequest& request, Waiting& waiting) {
     const Nanos now = monotonic_now();
     waiting.patience = request.timeout == AcquireRequest::kByOption ? timeout_ : request.timeout;
@@ -90,6 +96,7 @@ bool Pool::ask(const AcquireRequest& request, Waiting& waiting) {
     if (!started_)
         throw Error(ErrorKind::not_initialized,
                     "the pool has not been opened. Suggestion: call initialize(config), or pqpool_open, first");
+    if (free_leases_.empty()) add_lease();  // before a connection is taken for it
     const AcquireAnswer answer = machine_.acquire(now, waiting.deadline, leak_limit, &waiting);
     switch (answer.kind) {
         case AcquireAnswer::Kind::granted:
@@ -114,11 +121,13 @@ bool Pool::ask_replacement(Lease& lease, Waiting& waiting, Nanos deadline) {
     Locked locked(*this);
     if (lease.aborted.load()) throw refusal(ErrorKind::closed, 0);
     if (lease.connection) {
-        add_log(LogLevel::warning, "Connection validation failed; replacing it",
-                LogContext()
-                    .add("connection_id", name_of_connection(lease.slot))
-                    .add("reason", lease.connection->loss_message()),
-                lease.handle.load());
+        best_effort([&] {
+            add_log(LogLevel::warning, "Connection validation failed; replacing it",
+                    LogContext()
+                        .add("connection_id", name_of_connection(lease.slot))
+                        .add("reason", lease.connection->loss_message()),
+                    lease.handle.load());
+        });
         keeper_.close(std::move(lease.connection));
         lease_of_slot_[lease.slot.index] = UINT32_MAX;
     }
@@ -131,9 +140,8 @@ bool Pool::ask_replacement(Lease& lease, Waiting& waiting, Nanos deadline) {
 
 bool Pool::take_back(Waiting& waiting) {
     Locked locked(*this);
-    auto leave = [&](std::vector<Waiting*>& list) { return std::erase(list, &waiting) > 0; };
-    if (waiting.what == Waiting::For::opening) return leave(opening_waiters_);
-    if (waiting.what == Waiting::For::shutdown) return leave(shutdown_waiters_);
+    if (waiting.what == Waiting::For::opening) return opening_waiters_.remove(waiting);
+    if (waiting.what == Waiting::For::shutdown) return shutdown_waiters_.remove(waiting);
     return machine_.cancel(waiting.waiter);
 }
 
@@ -144,13 +152,17 @@ LeaseHandle Pool::acquire(const AcquireRequest& request) {
     Lease& lease = *waiting.lease;
     const LeaseHandle handle = lease.handle.load(std::memory_order_relaxed);
     if (!checks_before_grant() || !lease.needs_check) return handle;
-    Operation& operation = operation_of_thread();
-    operation.begin(lease, false, waiting.deadline);
-    const Result result = drive(operation);
-    if (!result.error()) return handle;
-    release(handle);
-    if (result.error()->kind == ErrorKind::statement_timeout) throw acquire_timeout(waiting.patience);
-    throw *result.error();
+    try {
+        Operation& operation = operation_of_thread();
+        operation.begin(lease, false, waiting.deadline);
+        const Result result = drive(operation);
+        if (!result.error()) return handle;
+        if (result.error()->kind == ErrorKind::statement_timeout) throw acquire_timeout(waiting.patience);
+        throw *result.error();
+    } catch (...) {
+        release(handle);
+        throw;
+    }
 }
 
 Lease& Pool::find_lease(LeaseHandle handle) const {
@@ -234,8 +246,12 @@ Result Pool::drive(Operation& operation) {
                 if (!connection.has_cancel()) keeper_.send_cancel(connection.make_cancel());
                 operation.fail(statement_timeout());
             }
-        } catch (const Error& e) {
-            operation.fail(e);
+        } catch (...) {
+            const Connection* connection = operation.lease().connection.get();
+            if (connection && connection->is_busy())
+                operation.break_off(error_under_way());
+            else
+                operation.fail(error_under_way());
             return operation.take_result();
         }
         if (operation.is_done()) return operation.take_result();
@@ -257,19 +273,20 @@ bool Pool::wait_for(Operation& operation, Need need) {
     return wait_for_socket(connection.fd(), what, operation.deadline()) != 0;
 }
 
-Error Pool::acquire_timeout(Nanos patience) const {
+Error Pool::acquire_timeout(Nanos patience) const noexcept {
     std::lock_guard lock(mutex_);
-    return refusal(ErrorKind::timeout, patience);
+    return refusal_or_less(ErrorKind::timeout, patience);
 }
 
-Error Pool::statement_timeout() {
-    return {ErrorKind::statement_timeout,
-            "the statement took longer than its timeout and is being cancelled. Suggestion: raise command_timeout or "
-            "this call's timeout, or make the statement faster"};
+Error Pool::statement_timeout() noexcept {
+    return error_of(ErrorKind::statement_timeout,
+                    "the statement took longer than its timeout and is being cancelled. Suggestion: raise "
+                    "command_timeout or this call's timeout, or make the statement faster");
 }
 
 void Pool::cancel(LeaseHandle handle) {
     Lease& lease = find_lease(handle);
+    keeper_.be_ready_to_cancel();
     Locked locked(*this);
     if (lease.handle.load() != handle || !lease.connection) return;
     auto use = Lease::Use::call;
@@ -281,13 +298,15 @@ void Pool::cancel(LeaseHandle handle) {
 
 void Pool::note_lost(const Lease& lease, bool in_validation) {
     Locked locked(*this);
-    last_error_ = lease.connection->loss_message();
-    if (in_validation)
-        add_log(LogLevel::warning,
-                "Connection validation failed; whether the statement behind it was executed is unknown, so it is not "
-                "sent again",
-                LogContext().add("connection_id", name_of_connection(lease.slot)).add("reason", last_error_),
-                lease.handle.load());
+    best_effort([&] {
+        last_error_ = lease.connection->loss_message();
+        if (in_validation)
+            add_log(LogLevel::warning,
+                    "Connection validation failed; whether the statement behind it was executed is unknown, so it is "
+                    "not sent again",
+                    LogContext().add("connection_id", name_of_connection(lease.slot)).add("reason", last_error_),
+                    lease.handle.load());
+    });
     machine_.lost(lease.slot, monotonic_now());
 }
 
@@ -313,7 +332,12 @@ void Pool::release(LeaseHandle handle) {
     LeaseHandle expected = handle;
     if (CompletionQueue* queue = lease.queue) {
         if (!lease.handle.compare_exchange_strong(expected, 0)) find_lease(handle);  // throws
-        return queue->release(lease);
+        if (lease.queue_thread == std::this_thread::get_id()) return queue->release(lease);
+        // Unless another thread is freeing the queue, and this lease with it.
+        std::lock_guard lock(mutex_);
+        if (lease.queue == queue && (lease.generation << kLeaseIndexBits | lease.index) == handle)
+            queue->release(lease);
+        return;
     }
     auto use = Lease::Use::none;
     if (!lease.use.compare_exchange_strong(use, Lease::Use::release, std::memory_order_acquire))
@@ -345,11 +369,13 @@ void Pool::release_owned(Lease& lease) {
     lease.handle.store(0, std::memory_order_release);
     lease.operation = nullptr;
     if (log_.is_enabled(LogLevel::debug))
-        add_log(LogLevel::debug, "Connection released",
-                LogContext()
-                    .add("connection_id", name_of_connection(lease.slot))
-                    .add("held_duration_seconds", to_seconds(std::max<Nanos>(now - lease.leased_at, 0))),
-                handle);
+        best_effort([&] {
+            add_log(LogLevel::debug, "Connection released",
+                    LogContext()
+                        .add("connection_id", name_of_connection(lease.slot))
+                        .add("held_duration_seconds", to_seconds(std::max<Nanos>(now - lease.leased_at, 0))),
+                    handle);
+        });
     if (!lease.connection) {
         machine_.released_without_connection();
     } else if (lease.aborted.load()) {
@@ -373,12 +399,11 @@ void Pool::abandon_after_fork() {
         if (leases_.at(i).connection) leases_.at(i).connection->abandon_after_fork(true);
 }
 
-std::vector<Lease*> Pool::leases_of(const CompletionQueue& queue) const {
+Lease* Pool::next_lease_of(const CompletionQueue& queue, std::size_t& at) const {
     std::lock_guard lock(mutex_);
-    std::vector<Lease*> list;
-    for (std::size_t i = 0; i < leases_.size(); i++)
-        if (leases_.at(i).queue == &queue) list.push_back(&leases_.at(i));
-    return list;
+    while (at < leases_.size())
+        if (Lease& lease = leases_.at(at++); lease.queue == &queue) return &lease;
+    return nullptr;
 }
 
 // ---- the log ----
@@ -407,7 +432,9 @@ void Pool::log_action(const Action& action) {
                     context.add("min_size", options_.min_size).add("max_size", machine_.max_size()));
             break;
         case Kind::init_failed:
-            add_log(LogLevel::error, "Connection pool initialization failed: " + init_error_->message, context);
+            add_log(LogLevel::error,
+                    "Connection pool initialization failed: " + (init_error_ ? init_error_->message : "out of memory"),
+                    context);
             break;
         case Kind::log_recovered:
             add_log(LogLevel::info, "Connection pool recovered: " + available, context);

@@ -32,7 +32,24 @@ PoolMachine::Config PoolMachine::config_of(const Options& o, std::uint64_t seed)
 }
 
 PoolMachine::PoolMachine(const Config& config, Nanos now)
-    : config_(config), created_at_(now), random_(config.seed | 1) {}
+    : config_(config), created_at_(now), random_(config.seed | 1) {
+    make_room(0, 0);
+}
+
+// Events must not fail half-way, so the room for all that one can bring forth is made when a slot or a waiter comes,
+// where failing is ordinary. A slot has at most a report, an end, a beginning and an end again; a waiter one answer.
+void PoolMachine::make_room(std::size_t slots, std::size_t waiters) {
+    const std::size_t wanted = 5 * slots + waiters + 16;
+    for (auto* list : {&actions_, &taken_})
+        if (list->capacity() < wanted) list->reserve(2 * wanted);
+    if (free_.capacity() < slots) free_.reserve(2 * slots);
+}
+
+const std::vector<Action>& PoolMachine::take_actions() {
+    taken_.clear();
+    taken_.swap(actions_);
+    return taken_;
+}
 
 const PoolMachine::Slot* PoolMachine::find(SlotId id) const {
     if (id.index >= slots_.size()) return nullptr;
@@ -59,6 +76,7 @@ AcquireAnswer PoolMachine::acquire(Nanos now, Nanos deadline, Nanos leak_limit, 
         rejected_++;
         return {.kind = Kind::refused, .error = ErrorKind::too_many_requests};
     }
+    make_room(slots_.size(), static_cast<std::size_t>(waiters_.size()) + 1);
     const WaiterId waiter =
         waiters_.push_back({.context = context, .asked_at = now, .deadline = deadline, .leak_limit = leak_limit});
     settle(now);
@@ -90,6 +108,7 @@ AcquireAnswer PoolMachine::replace(SlotId dead, Nanos now, Nanos deadline, void*
         return {.kind = Kind::granted, .slot = id_of(index)};
     }
     if (deadline <= now) return refuse(ErrorKind::timeout);
+    make_room(slots_.size(), static_cast<std::size_t>(waiters_.size()) + 1);
     const WaiterId waiter = waiters_.push_front({.context = context,
                                                  .asked_at = now,
                                                  .deadline = deadline,

@@ -129,6 +129,8 @@ class PoolMachine {
 
     // ---- what follows from them ----
     std::vector<Action>& actions() { return actions_; }
+    // Stand until the next call; what is emitted meanwhile, by events that may move these, comes with that.
+    const std::vector<Action>& take_actions();
     Nanos next_deadline() const;
 
     // ---- looking ----
@@ -208,7 +210,8 @@ class PoolMachine {
     Slot* find(SlotId id);
     const Slot* find(SlotId id) const;
     SlotId id_of(std::uint32_t index) const { return {index, slots_[index].generation}; }
-    Action& emit(Action::Kind kind) { return actions_.emplace_back(Action{kind}); }
+    Action& emit(Action::Kind kind) { return actions_.emplace_back(Action{kind}); }  // has room: make_room()
+    void make_room(std::size_t slots, std::size_t waiters);
 
     Config config_;
     const Nanos created_at_;
@@ -242,7 +245,7 @@ class PoolMachine {
     RecentMean recent_waits_;
     LatencyHistogram waits_;
 
-    std::vector<Action> actions_;
+    std::vector<Action> actions_, taken_;
 };
 
 }  // namespace pqpool

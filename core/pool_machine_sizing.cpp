@@ -1,6 +1,7 @@
 // How many connections the pool has, and when: growth, recycling, reconnection, shutdown.
 #include <algorithm>
 #include <cmath>
+#include <new>
 
 #include "core/pool_machine.hpp"
 
@@ -47,13 +48,19 @@ void PoolMachine::fill(Nanos now) {
         state_ != PoolState::initializing;  // one tries whether the server is there, then the rest follow
     const std::int64_t at_once = probing ? 1 : kFillAtOnce;
     const std::int64_t count = std::min({std::max(missing, growth), room(), at_once - opening_});
-    for (std::int64_t i = 0; i < count; i++) open_one(now);
+    try {
+        for (std::int64_t i = 0; i < count; i++) open_one(now);
+    } catch (const std::bad_alloc&) {
+        next_try_at_ = now + kDemandedRetry;
+    }
 }
 
+// Throws for want of memory, with nothing begun.
 void PoolMachine::open_one(Nanos now) {
     std::uint32_t index;
     if (free_.empty()) {
         index = static_cast<std::uint32_t>(slots_.size());
+        make_room(slots_.size() + 1, static_cast<std::size_t>(waiters_.size()));
         slots_.emplace_back();
     } else {
         index = free_.back();

@@ -6,6 +6,7 @@ namespace pqpool {
 
 WaiterId WaiterQueue::insert(const Waiter& waiter, bool front) {
     std::uint32_t index = free_;
+    if (heap_.size() == heap_.capacity()) heap_.reserve(2 * heap_.size() + 8);  // before anything is changed
     if (index == kNone) {
         index = static_cast<std::uint32_t>(nodes_.size());
         nodes_.emplace_back();

@@ -9,9 +9,12 @@
  * the completion's result.
  *  4. pqpool_*_create/open give an object you own and free with the matching pqpool_*_free. Pointers returned by value
  * are borrowed.
- *  5. Structs that cross start with struct_size, which the caller sets to sizeof; they only ever grow at the end.
+ *  5. Structs that cross start with struct_size, which the caller sets to sizeof; they only ever grow at the end. Where
+ * the caller's is larger than the library knows, its tail must be zero in what the library reads and is made zero in
+ * what it writes. Fields named reserved must be zero. All else is PQPOOL_INVALID_ARGUMENT.
  *  6. Units are in the names: _ms milliseconds, _us microseconds. A timeout of 0 does not wait, PQPOOL_NO_LIMIT waits
- * for ever, PQPOOL_DEFAULT takes the pool's option.
+ * for ever, PQPOOL_DEFAULT takes the pool's option, where the timeout has one. Any other negative timeout, such as a
+ * remainder that went below zero, is PQPOOL_INVALID_ARGUMENT.
  *  7. Text is UTF-8, ends with a NUL, and is copied by the library where it keeps it.
  *  8. Thread safety: a pqpool_pool may be used from any thread at once. A lease is one caller's at a time; a second
  * call on it at the same time gets PQPOOL_BUSY. A pqpool_queue belongs to the thread that opened it. Results and
@@ -148,9 +151,9 @@ typedef uint64_t pqpool_lease;
 
 typedef struct pqpool_acquire_options {
     uint32_t struct_size;
-    uint32_t reserved;
+    uint32_t reserved;       /* 0 */
     int64_t timeout_ms;      /* wait for a connection, at most; PQPOOL_DEFAULT: the option `timeout` */
-    int64_t leak_timeout_ms; /* hold time before a leak warning; 0 = none; PQPOOL_DEFAULT: the option
+    int64_t leak_timeout_ms; /* hold time before a leak warning; 0 or PQPOOL_NO_LIMIT: none; PQPOOL_DEFAULT: the option
                                 leak_detection_timeout */
     const char* tag;         /* who you are, for leak warnings and pqpool_holders; may be NULL */
 } pqpool_acquire_options;
@@ -163,7 +166,7 @@ typedef struct pqpool_parameter {
     uint32_t type;     /* OID; 0 lets the server infer it */
     int32_t length;    /* of a binary value */
     int32_t binary;    /* nonzero: the value is in the type's binary form */
-    int32_t reserved;
+    int32_t reserved;  /* 0 */
 } pqpool_parameter;
 
 typedef enum pqpool_result_format {
@@ -311,7 +314,7 @@ PQPOOL_API int32_t pqpool_queue_follow_log(pqpool_queue* queue);
 /* Meanings and units: pqpool_statistic_describe. Times are microseconds since 1970 (UTC), 0 = never. */
 typedef struct pqpool_statistics {
     uint32_t struct_size;
-    uint32_t reserved;
+    uint32_t reserved; /* 0 */
     int64_t total_connections, idle_connections, active_connections, live_connections;
     int64_t opening_connections, cleaning_connections;
     int64_t waiting_requests, leases_out;
@@ -404,8 +407,8 @@ PQPOOL_API int32_t pqpool_get_last_error(pqpool_pool* pool, char* text, size_t s
 PQPOOL_API int32_t pqpool_get_state(pqpool_pool* pool, int32_t* state);
 /* "healthy" for PQPOOL_STATE_HEALTHY; NULL for an unknown one. Static. */
 PQPOOL_API const char* pqpool_state_name(int32_t state);
-/* Who holds a connection, longest first. Fills up to capacity holders (struct_size set in the first), *count is how
- * many there are in all. */
+/* Who holds a connection, longest first, with the last statement of this lease. Fills up to capacity holders, each as
+ * long as struct_size says in the first; *count is how many there are in all. */
 PQPOOL_API int32_t pqpool_holders(pqpool_pool* pool, pqpool_holder* holders, size_t capacity, size_t* count);
 /* The pool keeps its last 1000 log lines until somebody takes them. *taken is 1 and the line is filled, or 0 where
  * there is none. */

@@ -194,3 +194,23 @@ TEST_CASE("validation_policies_serve_alike", "[leases]") {
     CHECK(pool.release(lease) == PQPOOL_OK);
     CHECK(pool.wait_until_quiet());
 }
+
+TEST_CASE("a_lease_that_has_run_nothing_shows_no_statement", "[leases]") {
+    Pool pool({{"min_size", "1"}, {"max_size", "1"}});
+    const auto alice = pool.acquire(PQPOOL_DEFAULT, "alice");
+    REQUIRE(pool.execute(alice, "SELECT 'alice was here'").status == PQPOOL_OK);
+    CHECK(pool.release(alice) == PQPOOL_OK);
+    const auto bob = pool.acquire(PQPOOL_DEFAULT, "bob");
+    pqpool_holder holder{};
+    holder.struct_size = sizeof holder;
+    std::size_t count = 0;
+    REQUIRE(pqpool_holders(pool, &holder, 1, &count) == PQPOOL_OK);
+    CHECK(std::string(holder.tag) == "bob");
+    CHECK(std::string(holder.last_statement).empty());
+    pqpool_acquire_options at_once = PQPOOL_ACQUIRE_OPTIONS_INIT;
+    at_once.timeout_ms = 0;
+    pqpool_lease none = 0;
+    CHECK(pqpool_acquire(pool, &at_once, &none) == PQPOOL_TIMEOUT);
+    CHECK_THAT(pqpool_error_message(), Catch::Contains("bob") && !Catch::Contains("alice"));
+    CHECK(pool.release(bob) == PQPOOL_OK);
+}

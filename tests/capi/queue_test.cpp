@@ -1,6 +1,9 @@
 // The completion queue: acquires and statements on the caller's thread, under one descriptor.
 #include <poll.h>
+#include <sys/epoll.h>
+#include <unistd.h>
 
+#include <fstream>
 #include <map>
 #include <thread>
 
@@ -313,4 +316,116 @@ TEST_CASE("opening_and_shutdown_complete_through_the_queue", "[queue]") {
     }
     pqpool_options_free(options);
     pqpool_free(pool);
+}
+
+namespace {
+
+bool is_asleep(pid_t thread) {
+    std::ifstream file("/proc/self/task/" + std::to_string(thread) + "/stat");
+    std::string text;
+    std::getline(file, text);
+    const auto end = text.rfind(')');
+    return end != std::string::npos && text.substr(end, 3) == ") S";
+}
+
+// Takes completions as an edge-triggered event loop does: told once of what is ready, one poll for each time.
+std::size_t taken_by_edges(pqpool_queue* queue, std::size_t count, milliseconds limit) {
+    const int loop = epoll_create1(EPOLL_CLOEXEC);
+    REQUIRE(loop >= 0);
+    epoll_event event{};
+    event.events = EPOLLIN | EPOLLET;
+    REQUIRE(epoll_ctl(loop, EPOLL_CTL_ADD, pqpool_queue_fd(queue), &event) == 0);
+    std::size_t taken = 0;
+    const auto start = Clock::now();
+    while (taken < count && since(start) < limit) {
+        if (epoll_wait(loop, &event, 1, static_cast<int>((limit - since(start)).count())) <= 0) continue;
+        REQUIRE(pqpool_queue_poll(queue, 0) == PQPOOL_OK);
+        for (int32_t one = 1; one;) {
+            pqpool_completion completion{};
+            completion.struct_size = sizeof completion;
+            REQUIRE(pqpool_queue_next(queue, &completion, &one) == PQPOOL_OK);
+            taken += one && completion.status == PQPOOL_OK;
+            if (one) pqpool_result_free(completion.result);
+        }
+    }
+    close(loop);
+    return taken;
+}
+
+}  // namespace
+
+TEST_CASE("an_edge_triggered_loop_gets_all_that_is_ready", "[queue]") {
+    SECTION("many sockets at once") {
+        constexpr int kConnections = 80;
+        Pool pool({{"min_size", "80"}, {"max_size", "80"}});
+        Queue queue(pool);
+        for (int i = 0; i < kConnections; i++) queue.run("SELECT 1 AS mine");
+        // The loop is busy with something else until every answer is there.
+        REQUIRE(wait_until([&] { return pool.sessions("state = 'idle' AND query LIKE '%AS mine'") == kConnections; }));
+        CHECK(taken_by_edges(queue, kConnections, seconds(5)) == kConnections);
+    }
+    SECTION("one answer that takes many reads") {
+        Pool pool({{"min_size", "1"}, {"max_size", "1"}});
+        Queue queue(pool);
+        queue.run("SELECT repeat('x', 100000) FROM generate_series(1, 200)");
+        CHECK(taken_by_edges(queue, 1, seconds(5)) == 1);
+    }
+}
+
+TEST_CASE("a_queue_is_freed_by_another_thread_while_its_own_is_not_in_it", "[queue]") {
+    Pool pool({{"min_size", "1"}, {"max_size", "4"}});
+    SECTION("one that was left with a statement under way and a lease out") {
+        for (int i = 0; i < 20; i++) {
+            pqpool_queue* queue = nullptr;
+            std::thread([&] {
+                const pqpool_statement statement = PQPOOL_STATEMENT_INIT("SELECT pg_sleep(0.01)");
+                uint64_t id = 0;
+                pqpool_lease lease = 0;
+                if (pqpool_queue_open(pool, &queue) != PQPOOL_OK) return;
+                pqpool_run_async(queue, nullptr, &statement, nullptr, &id);
+                pqpool_acquire_async(queue, nullptr, nullptr, &id, &lease);
+            }).join();
+            REQUIRE(queue);
+            pqpool_queue_free(queue);
+            CHECK(std::string(pqpool_error_message()).empty());
+        }
+        CHECK(pool.wait_until_quiet());
+        CHECK(pool.statistics().leases_out == 0);
+    }
+    SECTION("one that is in use is kept") {
+        pqpool_queue* queue = nullptr;
+        REQUIRE(pqpool_queue_open(pool, &queue) == PQPOOL_OK);
+        bool refused = false;
+        std::thread finalizer([&, owner = gettid()] {
+            if (!wait_until([&] { return is_asleep(owner); })) return;
+            pqpool_queue_free(queue);
+            refused = std::string(pqpool_error_message()).find("in use") != std::string::npos;
+            pqpool_queue_wake(queue);
+        });
+        CHECK(pqpool_queue_poll(queue, 5000) == PQPOOL_OK);
+        finalizer.join();
+        CHECK(refused);
+        CHECK(pqpool_queue_poll(queue, 0) == PQPOOL_OK);
+        pqpool_queue_free(queue);
+    }
+    SECTION("while others release its leases") {
+        for (int i = 0; i < 50; i++) {
+            pqpool_queue* queue = nullptr;
+            pqpool_lease leases[3] = {};
+            std::thread([&] {
+                uint64_t id = 0;
+                if (pqpool_queue_open(pool, &queue) != PQPOOL_OK) return;
+                for (auto& lease : leases) pqpool_acquire_async(queue, nullptr, nullptr, &id, &lease);
+            }).join();
+            REQUIRE(queue);
+            std::thread releasing([&] {
+                for (const auto lease : leases)
+                    if (lease) pqpool_release(pool, lease);
+            });
+            pqpool_queue_free(queue);
+            releasing.join();
+        }
+        CHECK(pool.wait_until_quiet());
+        CHECK(pool.statistics().leases_out == 0);
+    }
 }
