@@ -55,10 +55,15 @@ class StatementPeek {
     std::array<std::atomic<std::uint64_t>, kWords> words_{};
 };
 
-inline constexpr LeaseHandle kLeaseIndexBits = 20;
-// The uppermost bits hold the fork epoch, so that a parent's lease is recognized in the child.
-inline constexpr LeaseHandle kLeaseEpochShift = 56;
+// From the lowest bit on: the place in the table, the generation, the pool's number, by which another pool's lease is
+// recognized, and the fork epoch, by which a parent's is. The uppermost bit is 0.
+inline constexpr LeaseHandle kLeaseIndexBits = 15, kLeaseGenerationBits = 36, kLeasePoolBits = 8, kLeaseEpochBits = 4;
+inline constexpr LeaseHandle kLeasePoolShift = kLeaseIndexBits + kLeaseGenerationBits;
+inline constexpr LeaseHandle kLeaseEpochShift = kLeasePoolShift + kLeasePoolBits;
 inline constexpr LeaseHandle kLeaseIndexMask = (LeaseHandle{1} << kLeaseIndexBits) - 1;
+inline constexpr LeaseHandle kLeaseGenerationMask = (LeaseHandle{1} << kLeaseGenerationBits) - 1;
+inline constexpr LeaseHandle kLeasePoolMask = ((LeaseHandle{1} << kLeasePoolBits) - 1) << kLeasePoolShift;
+inline constexpr LeaseHandle kLeaseEpochMask = (LeaseHandle{1} << kLeaseEpochBits) - 1;
 
 struct Lease {
     std::atomic<LeaseHandle> handle{0};
@@ -118,6 +123,7 @@ class LeaseTable {
 
   private:
     static constexpr std::size_t kChunkSize = 64, kChunks = 512;
+    static_assert(kChunkSize * kChunks <= kLeaseIndexMask + 1);
     std::array<std::atomic<Lease*>, kChunks> chunks_{};
     std::size_t size_ = 0;
 };

@@ -2,6 +2,7 @@
 #include "core/pool.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <random>
 
 #include "core/completion_queue.hpp"
@@ -26,6 +27,12 @@ Keeper::Settings keeper_settings(const Options& o) {
             from_seconds(o.connect_timeout)};
 }
 
+LeaseHandle bits_of_handles(std::uint32_t epoch) {
+    static std::atomic<LeaseHandle> pools{0};
+    const LeaseHandle number = 1 + pools++ % ((LeaseHandle{1} << kLeasePoolBits) - 1);  // never 0, as no handle is
+    return (epoch & kLeaseEpochMask) << kLeaseEpochShift | number << kLeasePoolShift;
+}
+
 const char* cure_of(std::string_view sqlstate) {
     if (sqlstate.starts_with("28"))
         return "check the role and the password of database_url, and pg_hba.conf on the server";
@@ -43,7 +50,8 @@ const char* database_status(Health health, PoolState state, std::int64_t live) {
 }  // namespace
 
 Pool::Pool(const Options& options)
-    : options_(checked(options)),
+    : handle_bits_(bits_of_handles(epoch_)),
+      options_(checked(options)),
       validation_(options.validation == "always"     ? Validation::always
                   : options.validation == "blocking" ? Validation::blocking
                   : options.validation == "idle"     ? Validation::idle
@@ -400,8 +408,7 @@ Lease& Pool::new_lease(SlotId slot, Waiting& waiting, Nanos now) {
     if (free_leases_.empty()) add_lease();
     Lease& lease = leases_.at(free_leases_.back());
     free_leases_.pop_back();
-    if (lease.generation == 0) lease.generation = LeaseHandle{epoch_ & 0xff} << (kLeaseEpochShift - kLeaseIndexBits);
-    lease.generation++;
+    lease.generation = (lease.generation + 1) & kLeaseGenerationMask;
     lease.queue = waiting.queue;
     if (waiting.queue) lease.queue_thread = waiting.queue->thread();
     lease.patience = waiting.patience;
@@ -411,7 +418,7 @@ Lease& Pool::new_lease(SlotId slot, Waiting& waiting, Nanos now) {
     lease.last_statement.clear();  // it was the last holder's
     lease.aborted.store(false, std::memory_order_relaxed);
     put(slot, lease, now);
-    const LeaseHandle handle = lease.generation << kLeaseIndexBits | lease.index;
+    const LeaseHandle handle = handle_of(lease);
     lease.handle.store(handle, std::memory_order_release);
     if (log_.is_enabled(LogLevel::debug))
         best_effort([&] {

@@ -149,6 +149,9 @@ class Pool final : private KeeperClient {
     void answer_all(WaitingList& list);
     void fail_all(WaitingList& list, ErrorKind kind);
     void add_lease();
+    LeaseHandle handle_of(const Lease& lease) const {
+        return handle_bits_ | lease.generation << kLeaseIndexBits | lease.index;
+    }
     Lease& new_lease(SlotId slot, Waiting& waiting, Nanos now);
     std::unique_ptr<Connection>& connection_of(SlotId slot);
     void put(SlotId slot, Lease& lease, Nanos now);
@@ -170,6 +173,7 @@ class Pool final : private KeeperClient {
     };
 
     const std::uint32_t epoch_ = fork_epoch();
+    const LeaseHandle handle_bits_;  // what the handles of all its leases have in common
     const Options options_;
     const Validation validation_;
     const Nanos timeout_, leak_limit_, command_timeout_, validation_idle_, validation_await_;

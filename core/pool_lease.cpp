@@ -166,9 +166,14 @@ LeaseHandle Pool::acquire(const AcquireRequest& request) {
 }
 
 Lease& Pool::find_lease(LeaseHandle handle) const {
-    if (handle != 0 && handle >> kLeaseEpochShift != (epoch_ & 0xff))
-        throw Error(ErrorKind::forked,
-                    "the lease belongs to the parent process. Suggestion: acquire one in this process");
+    const bool names_a_pool = (handle & kLeasePoolMask) != 0;
+    if (names_a_pool && handle >> kLeasePoolShift != handle_bits_ >> kLeasePoolShift) {
+        if (epoch_ != 0 && handle >> kLeaseEpochShift != (epoch_ & kLeaseEpochMask))
+            throw Error(ErrorKind::forked,
+                        "the lease belongs to the parent process. Suggestion: acquire one in this process");
+        throw Error(ErrorKind::invalid_argument,
+                    "the lease is not of this pool. Suggestion: pass the pool that it was acquired from");
+    }
     Lease* lease = leases_.find(handle);
     if (!lease || lease->handle.load(std::memory_order_acquire) != handle)
         throw Error(ErrorKind::released,
@@ -335,8 +340,7 @@ void Pool::release(LeaseHandle handle) {
         if (lease.queue_thread == std::this_thread::get_id()) return queue->release(lease);
         // Unless another thread is freeing the queue, and this lease with it.
         std::lock_guard lock(mutex_);
-        if (lease.queue == queue && (lease.generation << kLeaseIndexBits | lease.index) == handle)
-            queue->release(lease);
+        if (lease.queue == queue && handle_of(lease) == handle) queue->release(lease);
         return;
     }
     auto use = Lease::Use::none;
@@ -365,7 +369,7 @@ void Pool::release_owned(Lease& lease) {
     // When nobody waits, the time only says since when the connection is idle.
     const Nanos now = machine_.waiting() > 0 ? monotonic_now() : coarse_now();
     if (lease.connection && !condition.broken && !condition.dirty) lease.connection->end_lease(now);
-    const LeaseHandle handle = lease.generation << kLeaseIndexBits | lease.index;
+    const LeaseHandle handle = handle_of(lease);
     lease.handle.store(0, std::memory_order_release);
     lease.operation = nullptr;
     if (log_.is_enabled(LogLevel::debug))

@@ -132,7 +132,7 @@ typedef struct pqpool_pool pqpool_pool;
 /* A pool that has opened nothing. The options are copied. PQPOOL_CONFIGURATION. Does not block. */
 PQPOOL_API int32_t pqpool_create(const pqpool_options* options, pqpool_pool** pool);
 /* Begins to open min_size connections. Does not block; acquires wait until a connection is there. A second call does
- * nothing. */
+ * nothing. PQPOOL_INTERNAL where its thread cannot be started: the pool is as before, and the call can be repeated. */
 PQPOOL_API int32_t pqpool_start(pqpool_pool* pool);
 /* pqpool_create, pqpool_start, and waits until min_size connections stand. PQPOOL_CONFIGURATION; PQPOOL_INITIALIZATION
  * after three attempts, or at once where the server refuses for good (password, role, database): nothing is left open
@@ -140,13 +140,14 @@ PQPOOL_API int32_t pqpool_start(pqpool_pool* pool);
 PQPOOL_API int32_t pqpool_open(const pqpool_options* options, pqpool_pool** pool);
 /* Refuses new acquires, fails waiting ones with PQPOOL_CLOSED, waits for leases out up to the timeout, then breaks
  * their connections. Blocks at most for the timeout and a moment. Idempotent; two at once are one. */
-PQPOOL_API int32_t pqpool_shutdown(pqpool_pool* pool, int64_t timeout_ms);
+PQPOOL_API int32_t pqpool_shutdown(pqpool_pool* pool, int64_t timeout_ms); /* PQPOOL_DEFAULT means nothing here */
 /* Shuts down at once where that was not done, and frees. Free the pool's queues first. NULL is allowed. */
 PQPOOL_API void pqpool_free(pqpool_pool* pool);
 
 /* ---- leases ---- */
 
-/* Names a lease for good: a handle that was released is recognized, and never names another lease. 0 is none. */
+/* Names a lease for good: a handle that was released is recognized, and never names another lease, of this pool or of
+ * another one (PQPOOL_INVALID_ARGUMENT). 0 is none. */
 typedef uint64_t pqpool_lease;
 
 typedef struct pqpool_acquire_options {
@@ -276,13 +277,17 @@ typedef struct pqpool_completion {
 
 /* For the calling thread. The pool must outlive the queue. */
 PQPOOL_API int32_t pqpool_queue_open(pqpool_pool* pool, pqpool_queue** queue);
-/* Releases its leases; what is under way is cancelled and gets no completion. NULL is allowed. */
+/* Releases its leases; what is under way is cancelled and gets no completion. NULL is allowed. Any thread, a
+ * finalizer's too: where the queue's own thread is in a call on it, pqpool_queue_poll say, nothing is freed, and
+ * pqpool_error_message() tells so. */
 PQPOOL_API void pqpool_queue_free(pqpool_queue* queue);
 PQPOOL_API int32_t pqpool_queue_fd(const pqpool_queue* queue);
-/* Makes progress wherever a socket is ready, after waiting for that at most for the timeout. Then call
- * pqpool_queue_next until it gives none. */
+/* Makes progress on every socket that is ready, after waiting for one at most for the timeout (0 or PQPOOL_NO_LIMIT
+ * among them). Then call pqpool_queue_next until it gives none. All that is ready is taken, or the descriptor made
+ * readable anew: an edge-triggered loop needs one poll for each time it is told. */
 PQPOOL_API int32_t pqpool_queue_poll(pqpool_queue* queue, int64_t timeout_ms);
-/* *taken is 1 and the completion is filled, or 0 where there is none. Does not block. */
+/* *taken is 1 and the completion is filled, or 0 where there is none. Does not block. Where it fails for want of
+ * memory, the completion is still there. */
 PQPOOL_API int32_t pqpool_queue_next(pqpool_queue* queue, pqpool_completion* completion, int32_t* taken);
 /* Makes the descriptor readable. Any thread. */
 PQPOOL_API int32_t pqpool_queue_wake(pqpool_queue* queue);

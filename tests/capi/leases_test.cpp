@@ -214,3 +214,17 @@ TEST_CASE("a_lease_that_has_run_nothing_shows_no_statement", "[leases]") {
     CHECK_THAT(pqpool_error_message(), Catch::Contains("bob") && !Catch::Contains("alice"));
     CHECK(pool.release(bob) == PQPOOL_OK);
 }
+
+TEST_CASE("a_lease_of_another_pool_is_refused", "[leases]") {
+    Pool pool({{"max_size", "2"}}), other({{"max_size", "2"}});
+    const auto mine = pool.acquire(), others = other.acquire();
+    CHECK(mine != others);
+    CHECK(other.execute(mine, "SELECT 1").status == PQPOOL_INVALID_ARGUMENT);
+    CHECK(other.release(mine) == PQPOOL_INVALID_ARGUMENT);
+    CHECK_THAT(pqpool_error_message(), Catch::Contains("not of this pool"));
+    CHECK(pqpool_cancel(other, mine) == PQPOOL_INVALID_ARGUMENT);
+    CHECK(other.execute(others, "SELECT 2").value() == "2");
+    CHECK(other.release(others) == PQPOOL_OK);
+    CHECK(pool.release(mine) == PQPOOL_OK);
+    CHECK(pool.release(mine) == PQPOOL_RELEASED);
+}
