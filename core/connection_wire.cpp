@@ -25,10 +25,15 @@ constexpr ResetStep kResetSteps[] = {
     {kDirtRole, "SET SESSION AUTHORIZATION DEFAULT"},  // ends SET ROLE too
     {kDirtCursor, "CLOSE ALL"},
     {kDirtListen, "UNLISTEN *"},
-    {kDirtAdvisory, "SELECT pg_advisory_unlock_all()"},
+    {kDirtAdvisory, "SELECT pg_catalog.pg_advisory_unlock_all()"},
     {kDirtTemp, "DISCARD TEMP"},
     {kDirtPrepared, "DEALLOCATE ALL"},
+    {kDirtSequences, "DISCARD SEQUENCES"},
     {kDirtSettings, "RESET ALL"},
+    // Nothing takes a seed back: another one, of the moment, takes its place.
+    {kDirtSeed,
+     "SELECT pg_catalog.setseed(pg_catalog.hashtext(pg_catalog.md5(pg_catalog.concat(pg_catalog.clock_timestamp(), "
+     "pg_catalog.pg_backend_pid(), pg_catalog.random())))::pg_catalog.float8 OPERATOR(pg_catalog./) 2147483648)"},
 };
 
 }  // namespace

@@ -1,214 +1,224 @@
 #include "core/statement.hpp"
 
+#include <array>
 #include <cstring>
-#include <utility>
+#include <iterator>
 
 namespace pqpool {
 
 namespace {
 
-bool is_word(char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
-           static_cast<unsigned char>(c) >= 128;
-}
+// What a word tells: in its low half the dirt of a function with this name, in its high half a mark.
+using Telling = std::uint32_t;
+constexpr Telling kChanges = 1 << 16, kInto = 1 << 17, kInserts = 1 << 18, kSelectsInto = 1 << 19, kCreates = 1 << 20,
+                  kExecutes = 1 << 21, kHold = 1 << 22, kRole = 1 << 23, kDefaults = 1 << 24, kSettingsView = 1 << 25;
+constexpr Telling kTellingOfNames = 0xffff | kRole | kDefaults | kSettingsView;
 
-// Gives one lower-case word after another, past comments, string literals, quoted identifiers and dollar quotes; and
-// semicolons and parentheses, where they are asked for.
-class Words {
-  public:
-    explicit Words(std::string_view sql, bool gives_punctuation = false)
-        : sql_(sql), gives_punctuation_(gives_punctuation) {}
+// What can be done by a call whose name does not tell: everything that needs no statement of its own.
+constexpr std::uint16_t kDirtSetting = kDirtSettings | kDirtRole | kDirtDefaults;
+constexpr std::uint16_t kDirtCall = kDirtSetting | kDirtAdvisory | kDirtSequences | kDirtSeed;
 
-    std::size_t at() const { return at_; }
-    // Whether anything but blanks and comments has been passed since the last call.
-    bool has_passed_anything() { return std::exchange(passed_, false); }
-
-    bool next(std::string& word) {
-        word.clear();
-        while (at_ < sql_.size()) {
-            const char c = sql_[at_];
-            const char after = at_ + 1 < sql_.size() ? sql_[at_ + 1] : '\0';
-            if (c == '-' && after == '-') {
-                skip_to("\n");
-            } else if (c == '/' && after == '*') {
-                skip_comment();
-            } else if (c == '\'' || c == '"') {
-                passed_ = true;
-                skip_quoted(c);
-            } else if (c == '$' && !(after >= '0' && after <= '9')) {
-                passed_ = true;
-                skip_dollar_quoted();
-            } else if (gives_punctuation_ && (c == ';' || c == '(' || c == ')')) {
-                word.push_back(c);
-                at_++;
-                return true;
-            } else if (is_word(c)) {
-                passed_ = true;
-                while (at_ < sql_.size() &&
-                       (is_word(sql_[at_]) || sql_[at_] == '$')) {  // a dollar within a name begins no quote
-                    const char w = sql_[at_++];
-                    word.push_back(w >= 'A' && w <= 'Z' ? static_cast<char>(w + 32) : w);
-                }
-                if (word == "e" && at_ < sql_.size() && sql_[at_] == '\'') escapes_ = true;
-                return true;
-            } else {
-                passed_ |= c != ' ' && c != '\n' && c != '\t' && c != '\r' && c != '\f' && c != '\v';
-                at_++;
-            }
-        }
-        return false;
-    }
-
-  private:
-    void skip_to(std::string_view end) {
-        const auto found = sql_.find(end, at_);
-        at_ = found == std::string_view::npos ? sql_.size() : found + end.size();
-    }
-    void skip_comment() {  // they nest
-        int depth = 0;
-        do {
-            if (sql_.substr(at_, 2) == "/*")
-                depth++, at_ += 2;
-            else if (sql_.substr(at_, 2) == "*/")
-                depth--, at_ += 2;
-            else
-                at_++;
-        } while (depth > 0 && at_ < sql_.size());
-    }
-    void skip_quoted(char quote) {  // a doubled quote reads as two literals in a row, which is the same here
-        const bool escapes = std::exchange(escapes_, false);
-        for (at_++; at_ < sql_.size() && sql_[at_] != quote; at_++)
-            if (escapes && sql_[at_] == '\\') at_++;
-        at_++;
-    }
-    void skip_dollar_quoted() {
-        auto end = at_ + 1;
-        while (end < sql_.size() && is_word(sql_[end])) end++;
-        if (end >= sql_.size() || sql_[end] != '$') {
-            at_++;
-            return;
-        }
-        const auto tag = sql_.substr(at_, end + 1 - at_);
-        at_ = end + 1;
-        skip_to(tag);
-    }
-
-    std::string_view sql_;
-    const bool gives_punctuation_;
-    std::size_t at_ = 0;
-    bool escapes_ = false, passed_ = false;
+struct TellingWord {
+    std::string_view text;
+    Telling telling;
+    bool is_prefix = false;
 };
 
-// Where in one statement of a script a semicolon does not end it.
-class Nesting {
-  public:
-    void add(std::string_view token) {
-        if (token == "(") {
-            parentheses_++;
-        } else if (token == ")") {
-            parentheses_ -= parentheses_ > 0 ? 1 : 0;
-        } else if (token != ";") {
-            add_word(token);
-        }
-    }
-    bool is_closed() const { return parentheses_ == 0 && blocks_ == 0; }
-
-  private:
-    void add_word(std::string_view word) {
-        words_++;
-        if (words_ == 1) creates_ = word == "create";
-        // CREATE FUNCTION, CREATE OR REPLACE FUNCTION: the body may be BEGIN ATOMIC … END.
-        if (creates_ && (words_ == 2 || words_ == 4)) routine_ |= word == "function" || word == "procedure";
-        if (!routine_ || parentheses_ > 0) return;
-        if (word == "begin" || (word == "case" && blocks_ > 0)) blocks_++;
-        if (word == "end" && blocks_ > 0) blocks_--;
-    }
-
-    int parentheses_ = 0, blocks_ = 0, words_ = 0;
-    bool creates_ = false, routine_ = false;
+constexpr TellingWord kTellingWords[] = {
+    // sorted by their first letters
+    {"authorization", kRole},
+    {"characteristics", kDefaults},
+    {"create", kCreates},
+    {"default_transaction", kDefaults, true},
+    {"delete", kChanges},
+    {"execute", kExecutes},
+    {"hold", kHold},
+    {"insert", kChanges | kInserts},
+    {"into", kInto},
+    {"merge", kChanges | kInserts},
+    {"nextval", kDirtSequences},
+    {"pg_advisory_lock", kDirtAdvisory, true},
+    {"pg_settings", kSettingsView},
+    {"pg_try_advisory_lock", kDirtAdvisory, true},
+    {"query_to_xml", kDirtCall, true},  // runs a statement that it is given as a string, as do ts_stat and ts_rewrite
+    {"role", kRole},
+    {"session_authorization", kRole},
+    {"set_config", kDirtSetting},
+    {"set_limit", kDirtSettings},  // of pg_trgm
+    {"setseed", kDirtSeed},
+    {"setval", kDirtSequences},
+    {"share", kChanges},  // SELECT … FOR SHARE marks rows, as FOR UPDATE does
+    {"ts_rewrite", kDirtCall},
+    {"ts_stat", kDirtCall},
+    {"update", kChanges},
 };
 
-bool takes_session_lock(std::string_view word) {
-    return (word.starts_with("pg_advisory_lock") || word.starts_with("pg_try_advisory_lock"));
+constexpr int kLetters = 26;
+
+// Where in the table the words of a letter begin.
+constexpr auto kFirstOfLetter = [] {
+    std::array<std::uint8_t, kLetters + 1> first{};
+    for (int letter = 0; letter <= kLetters; letter++)
+        while (first[letter] < std::size(kTellingWords) && kTellingWords[first[letter]].text[0] < 'a' + letter)
+            first[letter]++;
+    return first;
+}();
+
+Telling telling_of(std::string_view word) {
+    if (word.empty()) return kDirtCall;  // a name that cannot be told
+    const int letter = word[0] - 'a';
+    if (letter < 0 || letter >= kLetters) return 0;
+    for (auto i = kFirstOfLetter[letter]; i < kFirstOfLetter[letter + 1]; i++) {
+        const auto& one = kTellingWords[i];
+        if (one.is_prefix ? word.starts_with(one.text) : word == one.text) return one.telling;
+    }
+    return 0;
 }
 
-bool changes_data(std::string_view word) {
-    return word == "insert" || word == "update" || word == "delete" || word == "merge" || word == "into";
+enum class Verb : std::uint8_t {
+    other,
+    reads,
+    copy,
+    create,
+    deallocate,
+    declare,
+    discard,
+    execute,
+    explain,
+    inserts,
+    listen,
+    prepare,
+    reset,
+    runs_code,
+    set
+};
+
+Verb verb_of(std::string_view word) {
+    constexpr struct {
+        std::string_view word;
+        Verb verb;
+    } kVerbs[] = {
+        {"select", Verb::reads},    {"with", Verb::reads},
+        {"insert", Verb::inserts},  {"values", Verb::reads},
+        {"table", Verb::reads},     {"set", Verb::set},
+        {"copy", Verb::copy},       {"create", Verb::create},
+        {"import", Verb::create},   {"declare", Verb::declare},
+        {"do", Verb::runs_code},    {"call", Verb::runs_code},
+        {"load", Verb::runs_code},  {"execute", Verb::execute},
+        {"explain", Verb::explain}, {"listen", Verb::listen},
+        {"prepare", Verb::prepare}, {"reset", Verb::reset},
+        {"merge", Verb::inserts},   {"deallocate", Verb::deallocate},
+        {"discard", Verb::discard},
+    };
+    for (const auto& one : kVerbs)
+        if (word == one.word) return one.verb;
+    return Verb::other;
+}
+
+// SET LOCAL, SET TRANSACTION and SET CONSTRAINTS end with the transaction; but SET local.x = 1 sets a variable.
+bool sets_for_the_session(std::string_view sql) {
+    Scanner scanner(sql);
+    scanner.next();
+    if (scanner.next() != Token::word) return true;
+    const auto word = scanner.text();
+    if (word != "local" && word != "transaction" && word != "constraints") return true;
+    const Token after = scanner.next();
+    return (after != Token::word && after != Token::name) || scanner.text() == "to";
+}
+
+// PREPARE TRANSACTION 'x' is no prepared statement; PREPARE transaction AS … is.
+bool prepares_a_statement(std::string_view sql) {
+    Scanner scanner(sql);
+    scanner.next();
+    return scanner.next() != Token::word || scanner.text() != "transaction" || scanner.next() != Token::literal;
+}
+
+std::uint16_t dirt_of(Verb verb, Telling told, std::string_view sql) {
+    std::uint16_t dirt = static_cast<std::uint16_t>(told);
+    if ((told & kSettingsView) && (told & kChanges)) dirt |= kDirtSetting;  // UPDATE pg_settings calls set_config
+    if (told & kSelectsInto) dirt |= kDirtTemp;
+    switch (verb) {
+        case Verb::set:
+            if (sets_for_the_session(sql))
+                dirt |= kDirtSettings | (told & kRole ? kDirtRole : 0) | (told & kDefaults ? kDirtDefaults : 0);
+            break;
+        case Verb::reset:
+        case Verb::discard:
+            dirt |= kDirtSettings;  // what init_sql set is gone too
+            break;
+        case Verb::create:  // temporary by a word, by its schema, by the search path, or by a view it is made of
+            dirt |= kDirtTemp | (told & kExecutes ? kDirtCall : 0);
+            break;
+        case Verb::explain:  // with ANALYZE it is done
+            dirt |= (told & kCreates ? kDirtTemp : 0) | (told & kExecutes ? kDirtCall : 0);
+            break;
+        case Verb::execute:
+            dirt |= kDirtCall;
+            break;
+        case Verb::runs_code:
+            dirt |= kDirtAll;
+            break;
+        case Verb::listen:
+            dirt |= kDirtListen;
+            break;
+        case Verb::declare:
+            dirt |= told & kHold ? kDirtCursor : 0;
+            break;
+        case Verb::prepare:
+            dirt |= prepares_a_statement(sql) ? kDirtPrepared : 0;
+            break;
+        default:
+            break;
+    }
+    return dirt;
+}
+
+StatementTraits classify_one(std::string_view sql, bool backslashes_escape = false) {
+    Scanner scanner(sql, backslashes_escape);
+    Token token = scanner.next();
+    while (token == Token::sign && scanner.is_sign('(')) token = scanner.next();
+    const Verb verb = token == Token::word ? verb_of(scanner.text()) : Verb::other;
+
+    Telling told = verb == Verb::inserts ? kChanges : 0;
+    if (token == Token::word && scanner.text() == "update") told |= kChanges;
+    bool after_insert = verb == Verb::inserts;
+    for (token = scanner.next(); token != Token::end; token = scanner.next()) {
+        if (token != Token::word && token != Token::name) continue;
+        const Telling telling = telling_of(scanner.text()) & (token == Token::word ? ~Telling() : kTellingOfNames);
+        told |= telling;
+        if ((telling & kInto) && !after_insert) told |= kSelectsInto;
+        after_insert = telling & kInserts;
+    }
+
+    StatementTraits traits;
+    traits.dirt = dirt_of(verb, told, sql);
+    traits.ordinary = verb == Verb::reads && !(told & (kChanges | kInto)) && traits.dirt == kDirtNone;
+    traits.copy = verb == Verb::copy;
+    traits.forgets_prepared = verb == Verb::deallocate || verb == Verb::discard;
+    // A session with standard_conforming_strings off reads it otherwise.
+    if (!backslashes_escape && scanner.has_seen_open_backslash()) {
+        const auto otherwise = classify_one(sql, true);
+        traits.dirt |= otherwise.dirt;
+        traits.ordinary &= otherwise.ordinary;
+    }
+    return traits;
 }
 
 }  // namespace
 
-std::vector<std::string_view> split_script(std::string_view sql) {
-    std::vector<std::string_view> statements;
-    Words tokens(sql, true);
-    Nesting nesting;
-    std::size_t start = 0;
-    bool holds_something = false;
-    auto end_at = [&](std::size_t end) {
-        holds_something |= tokens.has_passed_anything();
-        if (holds_something) statements.push_back(sql.substr(start, end - start));
-        start = end + 1;
-        holds_something = false;
-        nesting = {};
-    };
-    for (std::string token; tokens.next(token);) {
-        if (token == ";" && nesting.is_closed()) {
-            end_at(tokens.at() - 1);
-        } else {
-            holds_something = true;
-            nesting.add(token);
-        }
-    }
-    end_at(sql.size());
-    return statements;
-}
-
-static StatementTraits classify_script(const std::vector<std::string_view>& statements) {
+StatementTraits classify(std::string_view sql) {
+    if (sql.find(';') == std::string_view::npos) return classify_one(sql);
+    const auto statements = split_script(sql);
+    if (statements.size() == 1) return classify_one(statements.front());
     StatementTraits all;
     for (const auto statement : statements) {
-        const StatementTraits one = classify(statement);
+        const StatementTraits one = classify_one(statement);
         all.copy |= one.copy;
         all.forgets_prepared |= one.forgets_prepared;
         all.dirt |= one.dirt;
     }
-    all.script = true;
+    all.script = statements.size() > 1;
     return all;
-}
-
-StatementTraits classify(std::string_view sql) {
-    if (sql.find(';') != std::string_view::npos)
-        if (const auto statements = split_script(sql); statements.size() > 1) return classify_script(statements);
-    StatementTraits traits;
-    Words words(sql);
-    std::string first, second, word;
-    if (!words.next(first)) return traits;
-    const bool has_second = words.next(second);
-    const bool reads = first == "select" || first == "values" || first == "table" || first == "with";
-    bool changes = false, temporary = false, hold = false, role = false, defaults = false;
-    auto look_at = [&](std::string_view w) {
-        changes |= changes_data(w);
-        temporary |= w == "temp" || w == "temporary" || w == "pg_temp";
-        hold |= w == "hold";
-        role |= w == "role" || w == "authorization";
-        defaults |= w == "characteristics" || w.starts_with("default_transaction");
-        if (w == "set_config") traits.dirt |= kDirtSettings | kDirtRole;
-        if (takes_session_lock(w)) traits.dirt |= kDirtAdvisory;
-    };
-    if (has_second) look_at(second);
-    while (has_second && words.next(word)) look_at(word);
-
-    traits.ordinary = reads && !changes;
-    traits.copy = first == "copy";
-    traits.forgets_prepared = first == "deallocate" || first == "discard";
-    if (temporary) traits.dirt |= kDirtTemp;
-    if (first == "set" && second != "local" && second != "transaction" && second != "constraints")
-        traits.dirt |= kDirtSettings | (role ? kDirtRole : 0) | (defaults ? kDirtDefaults : 0);
-    if (first == "reset" || first == "discard") traits.dirt |= kDirtSettings;  // what init_sql set is gone too
-    if (first == "listen") traits.dirt |= kDirtListen;
-    if (first == "declare" && hold) traits.dirt |= kDirtCursor;
-    if (first == "prepare" && second != "transaction") traits.dirt |= kDirtPrepared;
-    if (first == "do" || first == "call" || first == "load") traits.dirt |= kDirtAll;
-    return traits;
 }
 
 void Statement::assign(std::string_view sql, const Parameter* parameters, std::size_t count, ResultFormat format) {

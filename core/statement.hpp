@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "core/clock.hpp"
+#include "core/scan.hpp"
 
 namespace pqpool {
 
@@ -19,17 +19,19 @@ enum Dirt : std::uint16_t {
     kDirtCursor = 8,     // DECLARE … WITH HOLD
     kDirtPrepared = 16,  // PREPARE
     kDirtTemp = 32,
-    kDirtAdvisory = 64,   // session-level advisory locks
-    kDirtDefaults = 128,  // of transactions: isolation, read only. With kDirtSettings
-    kDirtAll = 255,
+    kDirtAdvisory = 64,    // session-level advisory locks
+    kDirtDefaults = 128,   // of transactions: isolation, read only. With kDirtSettings
+    kDirtSequences = 256,  // what currval and lastval tell
+    kDirtSeed = 512,       // setseed
+    kDirtAll = 1023,
     // Undone at once, not with the next packet: what other sessions can feel while the connection stands idle, and the
     // defaults of transactions, which the packet's own implicit transaction would have begun with.
     kDirtAtOnce = kDirtListen | kDirtAdvisory | kDirtDefaults,
 };
 
 struct StatementTraits {
-    // SELECT, VALUES, TABLE, or a WITH … SELECT that changes nothing: may share its Sync with the validation in front
-    // of it.
+    // SELECT, VALUES, TABLE, or a WITH … SELECT that changes nothing and leaves nothing behind: may share its Sync with
+    // the validation in front of it.
     bool ordinary = false;
     bool copy = false;              // COPY, which a pipeline cannot carry
     bool script = false;            // several statements
@@ -37,13 +39,9 @@ struct StatementTraits {
     std::uint16_t dirt = kDirtNone;
 };
 
-// By keywords, outside quotes and comments. What hides inside a function's body is not seen: reset=always is for those
-// who need that.
+// By keywords and names, outside literals and comments. What hides inside a function of the user's own is not seen:
+// reset=always is for those who need that.
 StatementTraits classify(std::string_view sql);
-
-// The statements of a script, by psql's rule for semicolons: not those in quotes, comments, parentheses or the body of
-// an SQL-standard routine. Without empty ones.
-std::vector<std::string_view> split_script(std::string_view sql);
 
 enum class ResultFormat : std::uint8_t {
     text,

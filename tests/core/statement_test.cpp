@@ -14,6 +14,8 @@ struct Case {
 };
 
 constexpr bool kOrdinary = true, kOther = false;
+constexpr std::uint16_t kSetting = kDirtSettings | kDirtRole | kDirtDefaults;
+constexpr std::uint16_t kCall = kSetting | kDirtAdvisory | kDirtSequences | kDirtSeed;
 
 }  // namespace
 
@@ -28,6 +30,8 @@ TEST_CASE("a_statement_is_classified_by_its_keywords", "[statement]") {
         {"TABLE t", kOrdinary, 0},
         {"WITH x AS (SELECT 1) SELECT * FROM x", kOrdinary, 0},
         {"-- a comment\nSELECT 1", kOrdinary, 0},
+        {"-- a comment\rSELECT 1", kOrdinary, 0},
+        {"--\rSET work_mem = '8MB'", kOther, kDirtSettings},
         {"/* one /* within */ another */ SELECT 1", kOrdinary, 0},
         // What changes data, or runs alone.
         {"INSERT INTO t VALUES (1)", kOther, 0},
@@ -36,14 +40,18 @@ TEST_CASE("a_statement_is_classified_by_its_keywords", "[statement]") {
         {"MERGE INTO t USING s ON true WHEN MATCHED THEN DO NOTHING", kOther, 0},
         {"WITH x AS (INSERT INTO t VALUES (1) RETURNING *) SELECT * FROM x", kOther, 0},
         {"WITH x AS (SELECT 1) DELETE FROM t USING x", kOther, 0},
-        {"SELECT 1 INTO t", kOther, 0},
+        {"SELECT 1 INTO t", kOther, kDirtTemp},
+        {"SELECT * FROM t FOR SHARE", kOther, 0},
+        {"SELECT * FROM t FOR NO KEY UPDATE", kOther, 0},
+        {"'x' SELECT 1", kOther, 0},
+        {"\"select\" 1", kOther, 0},
         {"SELECT * FROM t FOR UPDATE", kOther, 0},
         {"BEGIN", kOther, 0},
         {"COMMIT", kOther, 0},
         {"VACUUM t", kOther, 0},
         {"EXPLAIN ANALYZE DELETE FROM t", kOther, 0},
         {"SHOW work_mem", kOther, 0},
-        {"CREATE TABLE t (i int)", kOther, 0},
+        {"CREATE TABLE t (i int)", kOther, kDirtTemp},  // the search path may begin with pg_temp
         {"", kOther, 0},
         {"-- nothing else", kOther, 0},
         // Words within literals, names and comments are no keywords.
@@ -61,7 +69,8 @@ TEST_CASE("a_statement_is_classified_by_its_keywords", "[statement]") {
         {"SELECT $$ unfinished insert", kOrdinary, 0},
         {"SELECT 1 /* unfinished insert", kOrdinary, 0},
         {"SELECT a$b$ FROM t FOR UPDATE", kOther, 0},
-        {"SELECT 1 AS e, 'x\\', pg_advisory_lock(1)", kOrdinary, kDirtAdvisory},
+        {"SELECT 1 AS e, 'x\\', pg_advisory_lock(1)", kOther, kDirtAdvisory},
+        {"SELECT temp, temporary, hold, role FROM t", kOrdinary, 0},
         // What stays behind in the session.
         {"SET work_mem = '8MB'", kOther, kDirtSettings},
         {"SET SESSION work_mem = '8MB'", kOther, kDirtSettings},
@@ -77,21 +86,73 @@ TEST_CASE("a_statement_is_classified_by_its_keywords", "[statement]") {
         {"SET CONSTRAINTS ALL DEFERRED", kOther, 0},
         {"RESET ALL", kOther, kDirtSettings},
         {"DISCARD ALL", kOther, kDirtSettings},
-        {"SELECT set_config('a.b', 'c', false)", kOrdinary, kDirtSettings | kDirtRole},
-        {"SELECT pg_catalog.set_config($1, $2, $3)", kOrdinary, kDirtSettings | kDirtRole},
+        {"SELECT set_config('a.b', 'c', false)", kOther, kSetting},
+        {"SELECT pg_catalog.set_config($1, $2, $3)", kOther, kSetting},
+        {"SET \"role\" = somebody", kOther, kDirtSettings | kDirtRole},
+        {"SET U&\"r\\006fle\" = somebody", kOther, kDirtSettings | kDirtRole},
+        {"SET U&\"r!006fle\" UESCAPE '!' = somebody", kOther, kDirtSettings | kDirtRole},
+        {"SET session_authorization = somebody", kOther, kDirtSettings | kDirtRole},
+        {"SET SESSION Session_Authorization TO somebody", kOther, kDirtSettings | kDirtRole},
+        {"SET \"default_transaction_read_only\" = on", kOther, kDirtSettings | kDirtDefaults},
+        {"SET SESSION/**/CHARACTERISTICS AS TRANSACTION READ ONLY", kOther, kDirtSettings | kDirtDefaults},
+        {"SET LOCAL \"work_mem\" = '8MB'", kOther, 0},
+        {"SET LOCAL ROLE somebody", kOther, 0},
+        {"SET CONSTRAINTS \"c\" DEFERRED", kOther, 0},
+        {"SET local.x = 'y'", kOther, kDirtSettings},
+        {"SET local . x = 'y'", kOther, kDirtSettings},
+        {"SET transaction.x TO 'y'", kOther, kDirtSettings},
+        {"SET constraints.x TO 'y'", kOther, kDirtSettings},
+        {"SET \"local\" = 'y'", kOther, kDirtSettings},
+        {"SET local TO 'y'", kOther, kDirtSettings},
+        {"SELECT \"set_config\"($1, $2, $3)", kOther, kSetting},
+        {"SELECT U&\"set\\005fconfig\"($1, $2, $3)", kOther, kSetting},
+        {"SELECT U&\"set\\+00005fconfig\"($1, $2, $3)", kOther, kSetting},
+        {"SELECT u&\"set?005fconfig\" -- so\n uescape '?' ($1, $2, $3)", kOther, kSetting},
+        {"SELECT U&\"set?005fconfig\" UESCAPE E'\\x3f' ($1, $2, $3)", kOther, kCall},  // who knows
+        {"SELECT set_config /* so */ ('a.b', 'c', false)", kOther, kSetting},
+        {"SELECT SET_CONFIG('a.b', 'c', false)", kOther, kSetting},
+        {"SELECT \"SET_CONFIG\" FROM t", kOrdinary, 0},
+        {"SELECT \"set_\"\"config\" FROM t", kOrdinary, 0},
+        {"SELECT '\\', set_config($1, $2, $3) --'", kOther, kSetting},  // each is what one kind of session reads
+        {"SELECT '\\' -- ', set_config($1, $2, $3)", kOther, kSetting},
+        {"SELECT E'\\' -- set_config'", kOrdinary, 0},
+        {"UPDATE pg_settings SET setting = 'x' WHERE name = 'y'", kOther, kSetting},
+        {"UPDATE pg_catalog.\"pg_settings\" SET setting = 'x'", kOther, kSetting},
+        {"WITH x AS (UPDATE pg_settings SET setting = 'x' RETURNING 1) TABLE x", kOther, kSetting},
+        {"SELECT * FROM pg_settings", kOrdinary, 0},
+        {"SELECT query_to_xml($1, true, true, '')", kOther, kCall},
+        {"SELECT * FROM ts_stat($1)", kOther, kCall},
+        {"SELECT setseed(0.5)", kOther, kDirtSeed},
+        {"SELECT nextval('s')", kOther, kDirtSequences},
+        {"SELECT \"setval\"('s', 1)", kOther, kDirtSequences},
+        {"SELECT currval('s'), lastval()", kOrdinary, 0},
+        {"EXECUTE p", kOther, kCall},
+        {"EXPLAIN ANALYZE EXECUTE p", kOther, kCall},
+        {"EXPLAIN ANALYZE CREATE TEMP TABLE t AS SELECT 1", kOther, kDirtTemp},
+        {"EXPLAIN (ANALYZE) SELECT 1 INTO TEMP t", kOther, kDirtTemp},
+        {"CREATE TABLE t AS EXECUTE p", kOther, kDirtTemp | kCall},
+        {"GRANT EXECUTE ON FUNCTION f TO somebody", kOther, 0},
+        {"CREATE TABLE pg_temp_3.t (i int)", kOther, kDirtTemp},
+        {"CREATE OR REPLACE TEMP VIEW v AS SELECT 1", kOther, kDirtTemp},
+        {"CREATE FUNCTION pg_temp.f() RETURNS int LANGUAGE sql AS 'SELECT 1'", kOther, kDirtTemp},
+        {"WITH x AS (INSERT INTO t VALUES (1) RETURNING *) SELECT * INTO u FROM x", kOther, kDirtTemp},
         {"LISTEN channel", kOther, kDirtListen},
         {"UNLISTEN channel", kOther, 0},
         {"NOTIFY channel", kOther, 0},
         {"DECLARE c CURSOR FOR SELECT 1", kOther, 0},
         {"DECLARE c CURSOR WITH HOLD FOR SELECT 1", kOther, kDirtCursor},
         {"PREPARE p AS SELECT 1", kOther, kDirtPrepared},
+        {"PREPARE p AS UPDATE pg_settings SET setting = 'x'", kOther, kDirtPrepared | kSetting},
         {"PREPARE TRANSACTION 'x'", kOther, 0},
+        {"PREPARE transaction AS SELECT 1", kOther, kDirtPrepared},
+        {"PREPARE transaction (int) AS SELECT 1", kOther, kDirtPrepared},
+        {"PREPARE \"transaction\" AS SELECT 1", kOther, kDirtPrepared},
         {"CREATE TEMP TABLE t (i int)", kOther, kDirtTemp},
         {"CREATE TEMPORARY VIEW v AS SELECT 1", kOther, kDirtTemp},
         {"CREATE TABLE pg_temp.t (i int)", kOther, kDirtTemp},
         {"SELECT 1 INTO TEMP t", kOther, kDirtTemp},
-        {"SELECT pg_advisory_lock(1)", kOrdinary, kDirtAdvisory},
-        {"SELECT pg_try_advisory_lock_shared(1)", kOrdinary, kDirtAdvisory},
+        {"SELECT pg_advisory_lock(1)", kOther, kDirtAdvisory},
+        {"SELECT pg_try_advisory_lock_shared(1)", kOther, kDirtAdvisory},
         {"SELECT pg_advisory_xact_lock(1)", kOrdinary, 0},
         {"DO 'BEGIN NULL; END'", kOther, kDirtAll},
         {"CALL p()", kOther, kDirtAll},
@@ -108,6 +169,8 @@ TEST_CASE("a_statement_is_classified_by_its_keywords", "[statement]") {
 TEST_CASE("copy_and_what_forgets_prepared_statements_are_told", "[statement]") {
     CHECK(classify("COPY t FROM STDIN").copy);
     CHECK(classify("copy (select 1) to stdout").copy);
+    CHECK(classify("-- a comment\rCOPY t TO STDOUT").copy);
+    CHECK(classify("SELECT E'it''s \\'; COPY t TO STDOUT; --'").copy == false);
     CHECK_FALSE(classify("SELECT 'copy'").copy);
     CHECK(classify("DEALLOCATE ALL").forgets_prepared);
     CHECK(classify("DISCARD ALL").forgets_prepared);
@@ -150,39 +213,6 @@ TEST_CASE("statements_share_a_key_where_text_and_types_are_the_same", "[statemen
     CHECK(key_of("SELECT $1", {{.type = 23, .value = "1"}}) == key_of("SELECT $1", {{.type = 23, .value = "2"}}));
     CHECK(key_of("SELECT $1", {{.type = 23}}) != key_of("SELECT $1", {{.type = 25}}));
     CHECK(key_of("SELECT $1", {{.type = 23}}) != key_of("SELECT $1 ", {{.type = 23}}));
-}
-
-TEST_CASE("a_script_is_split_at_the_semicolons_that_end_a_statement", "[statement]") {
-    using Pieces = std::vector<std::string_view>;
-    const struct {
-        const char* sql;
-        Pieces pieces;
-    } cases[] = {
-        {"", {}},
-        {" ; ;\n-- nothing\n;/* nothing */", {}},
-        {"SELECT 1", {"SELECT 1"}},
-        {"SELECT 1;", {"SELECT 1"}},
-        {"SELECT 1; -- the end\n", {"SELECT 1"}},
-        {"SELECT 1;SELECT 2", {"SELECT 1", "SELECT 2"}},
-        {"SELECT 1;;SELECT 2;", {"SELECT 1", "SELECT 2"}},
-        {"SELECT ';', E'\\';', \"a;b\", $$;$$, $x$;$$;$x$ -- ;\n/* ; /* ; */ ; */;+",
-         {"SELECT ';', E'\\';', \"a;b\", $$;$$, $x$;$$;$x$ -- ;\n/* ; /* ; */ ; */", "+"}},
-        {"'x';\"y\";$$z$$", {"'x'", "\"y\"", "$$z$$"}},
-        {"CREATE RULE r AS ON INSERT TO t DO (SELECT 1; SELECT 2); SELECT 3",
-         {"CREATE RULE r AS ON INSERT TO t DO (SELECT 1; SELECT 2)", " SELECT 3"}},
-        {"create or replace procedure p() begin atomic select case when true then 1 end; select 2; end; SELECT 3",
-         {"create or replace procedure p() begin atomic select case when true then 1 end; select 2; end", " SELECT 3"}},
-        {"CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; END",
-         {"CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; END"}},
-        {"BEGIN; SELECT 1; END; SELECT 2", {"BEGIN", " SELECT 1", " END", " SELECT 2"}},
-        {"CREATE TABLE function (begin int); SELECT 1", {"CREATE TABLE function (begin int)", " SELECT 1"}},
-        {"SELECT 1) ; SELECT 2", {"SELECT 1) ", " SELECT 2"}},
-    };
-    for (const auto& one : cases) {
-        INFO(one.sql);
-        CHECK(split_script(one.sql) == one.pieces);
-        CHECK(classify(one.sql).script == (one.pieces.size() > 1));
-    }
 }
 
 TEST_CASE("a_script_leaves_behind_what_its_statements_leave", "[statement]") {
