@@ -26,6 +26,9 @@ constexpr ResetStep kResetSteps[] = {
     {kDirtCursor, "CLOSE ALL"},
     {kDirtListen, "UNLISTEN *"},
     {kDirtAdvisory, "SELECT pg_catalog.pg_advisory_unlock_all()"},
+    {kDirtSlots,
+     "SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots "
+     "WHERE temporary AND active_pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()"},
     {kDirtTemp, "DISCARD TEMP"},
     {kDirtPrepared, "DEALLOCATE ALL"},
     {kDirtSequences, "DISCARD SEQUENCES"},

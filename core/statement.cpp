@@ -14,9 +14,11 @@ constexpr Telling kChanges = 1 << 16, kInto = 1 << 17, kInserts = 1 << 18, kSele
                   kExecutes = 1 << 21, kHold = 1 << 22, kRole = 1 << 23, kDefaults = 1 << 24, kSettingsView = 1 << 25;
 constexpr Telling kTellingOfNames = 0xffff | kRole | kDefaults | kSettingsView;
 
-// What can be done by a call whose name does not tell: everything that needs no statement of its own.
 constexpr std::uint16_t kDirtSetting = kDirtSettings | kDirtRole | kDirtDefaults;
-constexpr std::uint16_t kDirtCall = kDirtSetting | kDirtAdvisory | kDirtSequences | kDirtSeed;
+// With the settings, because the temporary tables of init_sql go too, and it must be run again.
+constexpr std::uint16_t kDirtTables = kDirtTemp | kDirtSettings;
+// What can be done by a call whose name does not tell.
+constexpr std::uint16_t kDirtCall = kDirtSetting | kDirtAdvisory | kDirtSequences | kDirtSeed | kDirtSlots;
 
 struct TellingWord {
     std::string_view text;
@@ -38,6 +40,8 @@ constexpr TellingWord kTellingWords[] = {
     {"merge", kChanges | kInserts},
     {"nextval", kDirtSequences},
     {"pg_advisory_lock", kDirtAdvisory, true},
+    {"pg_copy_", kDirtSlots, true},  // …_replication_slot
+    {"pg_create_", kDirtSlots, true},
     {"pg_settings", kSettingsView},
     {"pg_try_advisory_lock", kDirtAdvisory, true},
     {"query_to_xml", kDirtCall, true},  // runs a statement that it is given as a string, as do ts_stat and ts_rewrite
@@ -136,7 +140,7 @@ bool prepares_a_statement(std::string_view sql) {
 std::uint16_t dirt_of(Verb verb, Telling told, std::string_view sql) {
     std::uint16_t dirt = static_cast<std::uint16_t>(told);
     if ((told & kSettingsView) && (told & kChanges)) dirt |= kDirtSetting;  // UPDATE pg_settings calls set_config
-    if (told & kSelectsInto) dirt |= kDirtTemp;
+    if (told & kSelectsInto) dirt |= kDirtTables;
     switch (verb) {
         case Verb::set:
             if (sets_for_the_session(sql))
@@ -147,10 +151,10 @@ std::uint16_t dirt_of(Verb verb, Telling told, std::string_view sql) {
             dirt |= kDirtSettings;  // what init_sql set is gone too
             break;
         case Verb::create:  // temporary by a word, by its schema, by the search path, or by a view it is made of
-            dirt |= kDirtTemp | (told & kExecutes ? kDirtCall : 0);
+            dirt |= kDirtTables | (told & kExecutes ? kDirtCall : 0);
             break;
         case Verb::explain:  // with ANALYZE it is done
-            dirt |= (told & kCreates ? kDirtTemp : 0) | (told & kExecutes ? kDirtCall : 0);
+            dirt |= (told & kCreates ? kDirtTables : 0) | (told & kExecutes ? kDirtCall : 0);
             break;
         case Verb::execute:
             dirt |= kDirtCall;

@@ -23,10 +23,11 @@ enum Dirt : std::uint16_t {
     kDirtDefaults = 128,   // of transactions: isolation, read only. With kDirtSettings
     kDirtSequences = 256,  // what currval and lastval tell
     kDirtSeed = 512,       // setseed
-    kDirtAll = 1023,
+    kDirtSlots = 1024,     // temporary replication slots, which make the server keep its log
+    kDirtAll = 2047,
     // Undone at once, not with the next packet: what other sessions can feel while the connection stands idle, and the
     // defaults of transactions, which the packet's own implicit transaction would have begun with.
-    kDirtAtOnce = kDirtListen | kDirtAdvisory | kDirtDefaults,
+    kDirtAtOnce = kDirtListen | kDirtAdvisory | kDirtDefaults | kDirtSlots,
 };
 
 struct StatementTraits {

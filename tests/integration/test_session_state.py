@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -105,12 +105,102 @@ LEFTOVERS = [
     ),
 ]
 
+SPELLINGS = {
+    # A setting by every way there is to one.
+    SETTINGS: (
+        "SELECT pg_catalog.set_config('work_mem', '1234kB', false)",
+        "SELECT \"set_config\"('work_mem', '1234kB', false)",
+        "SELECT pg_catalog . \"set_config\" /* ( */ ('work_mem', '1234kB', false)",
+        r"""SELECT U&"set\005fconfig"('work_mem', '1234kB', false)""",
+        "SELECT U&\"set!005fconfig\" UESCAPE '!' ('work_mem', '1234kB', false)",
+        "WITH x AS (SELECT set_config('work_mem', '1234kB', false)) SELECT * FROM x",
+        r"SELECT E'it''s \'', set_config('work_mem', '1234kB', false), E'\''",
+        "SELECT E'a'\n'\\'', set_config('work_mem', '1234kB', false) --'",
+        "SELECT 1 -- one\r, set_config('work_mem', '1234kB', false)",
+        "-- one\rSET work_mem = '1234kB'",
+        'SET "work_mem" = 1234',
+        "UPDATE pg_settings SET setting = '1234' WHERE name = 'work_mem'",
+        "UPDATE pg_catalog.\"pg_settings\" SET setting = '1234' WHERE name = 'work_mem'",
+        "PREPARE x AS UPDATE pg_settings SET setting = '1234' WHERE name = 'work_mem'; EXECUTE x",
+        "SELECT query_to_xml($$ SELECT set_config('work_mem', '1234kB', false) $$, true, true, '')",
+        "SELECT * FROM ts_stat($$ SELECT set_config('work_mem', '1234kB', false)::tsvector $$)",
+        "SELECT 1; SELECT 2; SET SESSION work_mem = '1234kB'; SELECT 3",
+    ),
+    "coalesce(current_setting('local.x', true), '')": ("SET local.x = 'y'", "SET local . x TO y"),
+    "coalesce(current_setting('transaction.x', true), '')": ("SET transaction.x = 'y'",),
+    "coalesce(current_setting('constraints.x', true), '')": ("SET constraints.x = 'y'",),
+    "current_setting('transaction_read_only')": (
+        'SET "default_transaction_read_only" = on',
+        "SELECT set_config('default_transaction_read_only', 'on', false)",
+        "UPDATE pg_settings SET setting = 'on' WHERE name = 'default_transaction_read_only'",
+        "SET SESSION /* */ CHARACTERISTICS AS TRANSACTION READ ONLY",
+    ),
+    "current_setting('transaction_isolation')": (
+        "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+        "SELECT set_config('default_transaction_isolation', 'serializable', false)",
+    ),
+    USER: (
+        'SET "role" = visitor',
+        r'SET U&"rol\0065" TO visitor',
+        "SET SESSION ROLE visitor",
+        "SELECT set_config('role', 'visitor', false)",
+        "SET session_authorization = 'visitor'",
+        "SET SESSION Session_Authorization TO visitor",
+        "DO $$ BEGIN SET ROLE visitor; END $$",
+    ),
+    TEMPORARY: (
+        "CREATE LOCAL TEMPORARY TABLE leftover (id int)",
+        'CREATE TABLE "pg_temp".leftover (id int)',
+        "CREATE OR REPLACE TEMP VIEW leftover AS SELECT 1",
+        "SET search_path = pg_temp; CREATE TABLE leftover (id int)",
+        "SELECT set_config('search_path', 'pg_temp', false); CREATE TABLE leftover AS SELECT 1",
+        "SET search_path = pg_temp; SELECT 1 AS id INTO leftover",
+        "EXPLAIN ANALYZE CREATE TEMP TABLE leftover AS SELECT 1",
+        "WITH x AS (SELECT 1 AS id) SELECT id INTO TEMP leftover FROM x",
+    ),
+    LOCKS: (
+        'SELECT "pg_advisory_lock"(7)',
+        "SELECT pg_catalog.pg_try_advisory_lock(7, 8)",
+        r'SELECT U&"pg_advisory_loc\006b_shared"(7)',
+        "EXPLAIN ANALYZE SELECT pg_advisory_lock(7)",
+        r"SET standard_conforming_strings = off; SELECT '\'', pg_advisory_lock(7) --'",
+    ),
+    count("pg_prepared_statements WHERE name IN ('leftover', 'transaction')"): (
+        "SELECT 1; PREPARE leftover AS SELECT 1",
+        "PREPARE transaction AS SELECT 1",
+        "PREPARE transaction (int) AS SELECT $1",
+    ),
+    count("pg_replication_slots WHERE temporary"): (
+        "SELECT pg_create_physical_replication_slot('leftover', true, true)",
+    ),
+    CURSORS: ("BEGIN; DECLARE leftover CURSOR WITH HOLD FOR SELECT 1; COMMIT",),
+    count("pg_listening_channels()"): ('SELECT 1; LISTEN "leftover"', "/**/LISTEN leftover; SELECT 1"),
+}
+CLEAN = {
+    SETTINGS: "4MB",
+    USER: "postgres postgres",
+    "current_setting('transaction_read_only')": "off",
+    "current_setting('transaction_isolation')": "read committed",
+    **{one: "" for one in SPELLINGS if one.startswith("coalesce")},
+}
+LEFTOVERS += [
+    Leftover(statement, (statement,), seen, CLEAN.get(seen, "0"))
+    for seen, statements in SPELLINGS.items()
+    for statement in statements
+]
+
 
 @pytest.fixture(scope="module")
 def prepared_server(server: ThrowawayServer) -> Iterator[ThrowawayServer]:
     server.sql("CREATE ROLE visitor; CREATE TABLE kept (id int); CREATE TABLE observed (value text)")
     yield server
     server.sql("DROP TABLE kept, observed; DROP ROLE visitor")
+
+
+@pytest.fixture
+async def always(prepared_server) -> AsyncIterator[ConnectionPoolManager]:
+    async with open_pool(prepared_server.url, reset="always") as manager:
+        yield manager
 
 
 async def leave(connection: Connection, statements: tuple[str, ...]) -> int:
@@ -154,6 +244,40 @@ async def test_the_lease_itself_does_see(prepared_server, leftover: Leftover):
         assert value != leftover.clean
 
 
+@pytest.mark.parametrize("leftover", LEFTOVERS, ids=lambda leftover: leftover.name)
+async def test_reset_always_leaves_nothing_of_it(prepared_server, always: ConnectionPoolManager, leftover):
+    async with always.acquire() as connection:
+        left_on = await leave(connection, leftover.left)
+    assert await look(always, leftover.seen, "read") == (leftover.clean, left_on)
+
+
+@pytest.mark.parametrize("reset", ["auto", "always"])
+async def test_the_next_lease_has_no_value_of_a_sequence_yet(prepared_server, reset):
+    prepared_server.sql("CREATE SEQUENCE IF NOT EXISTS numbers")
+    async with open_pool(prepared_server.url, reset=reset) as manager:
+        for statement in ("SELECT nextval('numbers')", "SELECT pg_catalog.\"setval\"('numbers', 7)"):
+            async with manager.acquire() as connection:
+                await connection.execute(statement)
+                assert await connection.fetchval("SELECT currval('numbers')") >= 1
+            for look_at in ("SELECT currval('numbers')", "SELECT lastval()"):
+                with pytest.raises(QueryError, match="not yet defined"):
+                    await manager.fetchval(look_at)
+
+
+@pytest.mark.parametrize("reset", ["auto", "always"])
+async def test_the_next_lease_cannot_foresee_its_random_numbers(prepared_server, reset):
+    async with open_pool(prepared_server.url, reset=reset) as manager:
+        drawn = []
+        for _ in range(3):
+            async with manager.acquire() as connection:
+                await connection.execute("SELECT setseed(0.5)")
+                backend = await connection.fetchval("SELECT pg_backend_pid()")
+            async with manager.acquire() as connection:
+                drawn.append(await connection.fetchval("SELECT random()"))
+                assert await connection.fetchval("SELECT pg_backend_pid()") == backend
+        assert len(set(drawn)) == 3
+
+
 async def test_all_of_it_together_is_not_seen_either(prepared_server):
     # With a statement timeout that short even the reset may fail, and the connection is then replaced.
     together = [one for one in LEFTOVERS if one.name not in ("session authorization", "statement timeout")]
@@ -192,6 +316,17 @@ async def test_init_sql_holds_again_after_a_lease_that_changed_it(prepared_serve
                 await connection.execute(statement)
                 assert await connection.fetchval("SHOW work_mem") != "7MB"
         assert await manager.fetchval("SELECT current_setting('work_mem')") == "7MB"
+
+
+async def test_what_init_sql_made_is_there_again_where_it_went_with_the_reset(prepared_server):
+    async with open_pool(prepared_server.url, init_sql="CREATE TEMP TABLE mine (id int)") as manager:
+        backend = await manager.fetchval("SELECT pg_backend_pid()")
+        async with manager.acquire() as connection:
+            await connection.execute("INSERT INTO mine VALUES (1)")
+            await connection.execute("CREATE TABLE IF NOT EXISTS kept (id int)")
+        async with manager.acquire() as connection:
+            assert await connection.fetchval("SELECT count(*) FROM mine") == 0
+            assert await connection.fetchval("SELECT pg_backend_pid()") == backend
 
 
 HIDDEN = """
