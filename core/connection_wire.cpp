@@ -119,12 +119,16 @@ void Connection::flush() {
     write_pending_ = left > 0;
 }
 
+// Where something goes that init_sql made, all that it made goes, so that it can run as it did at first.
 void Connection::send_reset(std::uint16_t dirt) {
+    const std::uint16_t made = classify(settings_.init_sql).dirt;
+    const bool starts_anew = dirt & (made | kDirtSettings);
+    if (starts_anew) dirt |= made;
     reset_under_way_ = dirt;
     for (const auto& step : kResetSteps)
         if (dirt & step.dirt) send_simple(step.sql, Part::reset);
     if (dirt & kDirtPrepared) forget_names();
-    if (dirt & kDirtSettings) send_each(settings_.init_sql, Part::reset);
+    if (starts_anew) send_each(settings_.init_sql, Part::reset);
 }
 
 // Under a Sync of their own: a name that is not there, because a pooler lends another server now, harms nothing else.

@@ -15,8 +15,6 @@ constexpr Telling kChanges = 1 << 16, kInto = 1 << 17, kInserts = 1 << 18, kSele
 constexpr Telling kTellingOfNames = 0xffff | kRole | kDefaults | kSettingsView;
 
 constexpr std::uint16_t kDirtSetting = kDirtSettings | kDirtRole | kDirtDefaults;
-// With the settings, because the temporary tables of init_sql go too, and it must be run again.
-constexpr std::uint16_t kDirtTables = kDirtTemp | kDirtSettings;
 // What can be done by a call whose name does not tell.
 constexpr std::uint16_t kDirtCall = kDirtSetting | kDirtAdvisory | kDirtSequences | kDirtSeed | kDirtSlots;
 
@@ -140,7 +138,7 @@ bool prepares_a_statement(std::string_view sql) {
 std::uint16_t dirt_of(Verb verb, Telling told, std::string_view sql) {
     std::uint16_t dirt = static_cast<std::uint16_t>(told);
     if ((told & kSettingsView) && (told & kChanges)) dirt |= kDirtSetting;  // UPDATE pg_settings calls set_config
-    if (told & kSelectsInto) dirt |= kDirtTables;
+    if (told & kSelectsInto) dirt |= kDirtTemp;
     switch (verb) {
         case Verb::set:
             if (sets_for_the_session(sql))
@@ -151,10 +149,10 @@ std::uint16_t dirt_of(Verb verb, Telling told, std::string_view sql) {
             dirt |= kDirtSettings;  // what init_sql set is gone too
             break;
         case Verb::create:  // temporary by a word, by its schema, by the search path, or by a view it is made of
-            dirt |= kDirtTables | (told & kExecutes ? kDirtCall : 0);
+            dirt |= kDirtTemp | (told & kExecutes ? kDirtCall : 0);
             break;
         case Verb::explain:  // with ANALYZE it is done
-            dirt |= (told & kCreates ? kDirtTables : 0) | (told & kExecutes ? kDirtCall : 0);
+            dirt |= (told & kCreates ? kDirtTemp : 0) | (told & kExecutes ? kDirtCall : 0);
             break;
         case Verb::execute:
             dirt |= kDirtCall;

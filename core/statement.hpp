@@ -25,9 +25,8 @@ enum Dirt : std::uint16_t {
     kDirtSeed = 512,       // setseed
     kDirtSlots = 1024,     // temporary replication slots, which make the server keep its log
     kDirtAll = 2047,
-    // Undone at once, not with the next packet: what other sessions can feel while the connection stands idle, and the
-    // defaults of transactions, which the packet's own implicit transaction would have begun with.
-    kDirtAtOnce = kDirtListen | kDirtAdvisory | kDirtDefaults | kDirtSlots,
+    // Undone at once, not with the next packet: what other sessions can feel while the connection stands idle.
+    kDirtAtOnce = kDirtListen | kDirtAdvisory | kDirtSlots,
 };
 
 struct StatementTraits {

@@ -14,7 +14,6 @@ struct Case {
 };
 
 constexpr bool kOrdinary = true, kOther = false;
-constexpr std::uint16_t kTables = kDirtTemp | kDirtSettings;
 constexpr std::uint16_t kSetting = kDirtSettings | kDirtRole | kDirtDefaults;
 constexpr std::uint16_t kCall = kSetting | kDirtAdvisory | kDirtSequences | kDirtSeed | kDirtSlots;
 
@@ -41,7 +40,7 @@ TEST_CASE("a_statement_is_classified_by_its_keywords", "[statement]") {
         {"MERGE INTO t USING s ON true WHEN MATCHED THEN DO NOTHING", kOther, 0},
         {"WITH x AS (INSERT INTO t VALUES (1) RETURNING *) SELECT * FROM x", kOther, 0},
         {"WITH x AS (SELECT 1) DELETE FROM t USING x", kOther, 0},
-        {"SELECT 1 INTO t", kOther, kTables},
+        {"SELECT 1 INTO t", kOther, kDirtTemp},
         {"SELECT * FROM t FOR SHARE", kOther, 0},
         {"SELECT * FROM t FOR NO KEY UPDATE", kOther, 0},
         {"'x' SELECT 1", kOther, 0},
@@ -52,7 +51,7 @@ TEST_CASE("a_statement_is_classified_by_its_keywords", "[statement]") {
         {"VACUUM t", kOther, 0},
         {"EXPLAIN ANALYZE DELETE FROM t", kOther, 0},
         {"SHOW work_mem", kOther, 0},
-        {"CREATE TABLE t (i int)", kOther, kTables},  // the search path may begin with pg_temp
+        {"CREATE TABLE t (i int)", kOther, kDirtTemp},  // the search path may begin with pg_temp
         {"", kOther, 0},
         {"-- nothing else", kOther, 0},
         // Words within literals, names and comments are no keywords.
@@ -130,14 +129,14 @@ TEST_CASE("a_statement_is_classified_by_its_keywords", "[statement]") {
         {"SELECT currval('s'), lastval()", kOrdinary, 0},
         {"EXECUTE p", kOther, kCall},
         {"EXPLAIN ANALYZE EXECUTE p", kOther, kCall},
-        {"EXPLAIN ANALYZE CREATE TEMP TABLE t AS SELECT 1", kOther, kTables},
-        {"EXPLAIN (ANALYZE) SELECT 1 INTO TEMP t", kOther, kTables},
-        {"CREATE TABLE t AS EXECUTE p", kOther, kTables | kCall},
+        {"EXPLAIN ANALYZE CREATE TEMP TABLE t AS SELECT 1", kOther, kDirtTemp},
+        {"EXPLAIN (ANALYZE) SELECT 1 INTO TEMP t", kOther, kDirtTemp},
+        {"CREATE TABLE t AS EXECUTE p", kOther, kDirtTemp | kCall},
         {"GRANT EXECUTE ON FUNCTION f TO somebody", kOther, 0},
-        {"CREATE TABLE pg_temp_3.t (i int)", kOther, kTables},
-        {"CREATE OR REPLACE TEMP VIEW v AS SELECT 1", kOther, kTables},
-        {"CREATE FUNCTION pg_temp.f() RETURNS int LANGUAGE sql AS 'SELECT 1'", kOther, kTables},
-        {"WITH x AS (INSERT INTO t VALUES (1) RETURNING *) SELECT * INTO u FROM x", kOther, kTables},
+        {"CREATE TABLE pg_temp_3.t (i int)", kOther, kDirtTemp},
+        {"CREATE OR REPLACE TEMP VIEW v AS SELECT 1", kOther, kDirtTemp},
+        {"CREATE FUNCTION pg_temp.f() RETURNS int LANGUAGE sql AS 'SELECT 1'", kOther, kDirtTemp},
+        {"WITH x AS (INSERT INTO t VALUES (1) RETURNING *) SELECT * INTO u FROM x", kOther, kDirtTemp},
         {"LISTEN channel", kOther, kDirtListen},
         {"UNLISTEN channel", kOther, 0},
         {"NOTIFY channel", kOther, 0},
@@ -149,10 +148,10 @@ TEST_CASE("a_statement_is_classified_by_its_keywords", "[statement]") {
         {"PREPARE transaction AS SELECT 1", kOther, kDirtPrepared},
         {"PREPARE transaction (int) AS SELECT 1", kOther, kDirtPrepared},
         {"PREPARE \"transaction\" AS SELECT 1", kOther, kDirtPrepared},
-        {"CREATE TEMP TABLE t (i int)", kOther, kTables},
-        {"CREATE TEMPORARY VIEW v AS SELECT 1", kOther, kTables},
-        {"CREATE TABLE pg_temp.t (i int)", kOther, kTables},
-        {"SELECT 1 INTO TEMP t", kOther, kTables},
+        {"CREATE TEMP TABLE t (i int)", kOther, kDirtTemp},
+        {"CREATE TEMPORARY VIEW v AS SELECT 1", kOther, kDirtTemp},
+        {"CREATE TABLE pg_temp.t (i int)", kOther, kDirtTemp},
+        {"SELECT 1 INTO TEMP t", kOther, kDirtTemp},
         {"SELECT pg_advisory_lock(1)", kOther, kDirtAdvisory},
         {"SELECT pg_try_advisory_lock_shared(1)", kOther, kDirtAdvisory},
         {"SELECT pg_advisory_xact_lock(1)", kOrdinary, 0},
@@ -219,7 +218,7 @@ TEST_CASE("statements_share_a_key_where_text_and_types_are_the_same", "[statemen
 
 TEST_CASE("a_script_leaves_behind_what_its_statements_leave", "[statement]") {
     CHECK(classify("SELECT 1; SET work_mem = '1MB'").dirt == kDirtSettings);
-    CHECK(classify("CREATE TEMP TABLE t (i int); LISTEN x").dirt == (kTables | kDirtListen));
+    CHECK(classify("CREATE TEMP TABLE t (i int); LISTEN x").dirt == (kDirtTemp | kDirtListen));
     CHECK(classify("SELECT 1; DEALLOCATE ALL").forgets_prepared);
     CHECK(classify("SELECT 1; COPY t TO STDOUT").copy);
     CHECK_FALSE(classify("SELECT 1; SELECT 2").ordinary);

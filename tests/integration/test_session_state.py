@@ -318,15 +318,30 @@ async def test_init_sql_holds_again_after_a_lease_that_changed_it(prepared_serve
         assert await manager.fetchval("SELECT current_setting('work_mem')") == "7MB"
 
 
-async def test_what_init_sql_made_is_there_again_where_it_went_with_the_reset(prepared_server):
-    async with open_pool(prepared_server.url, init_sql="CREATE TEMP TABLE mine (id int)") as manager:
+MADE = "CREATE TEMP TABLE mine (id int); PREPARE two AS SELECT 2; LISTEN news; SET work_mem = '7MB'"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TABLE IF NOT EXISTS kept (id int)",
+        "PREPARE leftover AS SELECT 1",
+        "LISTEN leftover",
+        "SET work_mem = '1MB'",
+        "SELECT pg_advisory_lock(7)",
+    ],
+)
+async def test_what_init_sql_made_is_there_whatever_the_lease_before_it_left(prepared_server, statement):
+    async with open_pool(prepared_server.url, init_sql=MADE) as manager:
         backend = await manager.fetchval("SELECT pg_backend_pid()")
-        async with manager.acquire() as connection:
-            await connection.execute("INSERT INTO mine VALUES (1)")
-            await connection.execute("CREATE TABLE IF NOT EXISTS kept (id int)")
+        await manager.execute(statement)
         async with manager.acquire() as connection:
             assert await connection.fetchval("SELECT count(*) FROM mine") == 0
+            assert await connection.fetchval("EXECUTE two") == 2
+            assert await connection.fetchval("SELECT pg_listening_channels()") == "news"
+            assert await connection.fetchval("SHOW work_mem") == "7MB"
             assert await connection.fetchval("SELECT pg_backend_pid()") == backend
+        await assert_sound(manager)
 
 
 HIDDEN = """
