@@ -1,4 +1,4 @@
-"""Behind PgBouncer, with the defaults: everything in session mode; in transaction mode what needs no session."""
+"""Behind PgBouncer, with the defaults: all in session mode; in transaction mode what needs no session."""
 
 from __future__ import annotations
 
