@@ -105,6 +105,22 @@ void lease_dealloc(PyObject* object) {
     Py_DECREF(type);
 }
 
+// The driver's parameters for one call. What converts them may call code of the user's, and that run a statement too.
+class Borrowed {
+  public:
+    explicit Borrowed(Driver* driver) : parameters(std::move(driver->parameters)), driver_(driver) {}
+    ~Borrowed() {
+        parameters.shrink();
+        driver_->parameters = std::move(parameters);
+    }
+    Borrowed(const Borrowed&) = delete;
+
+    Parameters parameters;
+
+  private:
+    Driver* driver_;
+};
+
 // _run(mode, query, args, column, timeout) -> Answer
 PyObject* lease_run(PyObject* object, PyObject* const* args, Py_ssize_t count) {
     Lease* self = lease_of(object);
@@ -121,15 +137,21 @@ PyObject* lease_run(PyObject* object, PyObject* const* args, Py_ssize_t count) {
     if (!statement.sql) return nullptr;
     if (static_cast<std::size_t>(length) != std::char_traits<char>::length(statement.sql))
         return raise_error("invalid_argument", "the query holds a NUL character");
-    if (!driver->parameters.assign(&PyTuple_GET_ITEM(args[2], 0), PyTuple_GET_SIZE(args[2]))) return nullptr;
-    statement.parameters = driver->parameters.data();
-    statement.parameter_count = driver->parameters.size();
+    if (!has_room_for({statement.sql, static_cast<std::size_t>(length)},
+                      static_cast<std::size_t>(PyTuple_GET_SIZE(args[2]))))
+        return nullptr;
+    Borrowed borrowed(driver);
+    if (!borrowed.parameters.assign(&PyTuple_GET_ITEM(args[2], 0), PyTuple_GET_SIZE(args[2]))) return nullptr;
+    statement.parameters = borrowed.parameters.data();
+    statement.parameter_count = borrowed.parameters.size();
     statement.timeout_ms = ms_of(args[4], good);
     const auto mode = static_cast<Mode>(PyLong_AsLong(args[0]));
     // What execute() does not look at needs no description; and only so may it be several statements.
     statement.result_format = mode == Mode::tag ? PQPOOL_TEXT : PQPOOL_AUTOMATIC;
     const long column = PyLong_AsLong(args[3]);
     if (!good || PyErr_Occurred()) return nullptr;
+    if (column < INT32_MIN || column > INT32_MAX)
+        return PyErr_Format(PyExc_IndexError, "column %ld is out of range", column);
     Ref running = Ref::steal(PyObject_CallNoArgs(get_running_loop));
     if (!running) return nullptr;
     if (running.get() != driver->loop) {  // of another thread or process, the queue says so
@@ -158,11 +180,14 @@ PyObject* lease_transaction_status(PyObject* object, PyObject*) {
     return status == PQPOOL_OK ? PyLong_FromLong(transaction) : raise_last_error(status);
 }
 
+PyObject* run_guarded(PyObject* object, PyObject* const* args, Py_ssize_t count) {
+    return without_exceptions([=] { return lease_run(object, args, count); });
+}
+
 PyObject* lease_stack(PyObject* object, PyObject*) { return lease_of(object)->stack.lines(); }
 
 PyMethodDef lease_methods[] = {
-    {"_run", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(lease_run)), METH_FASTCALL,
-     "_run(mode, query, args, column, timeout): an Answer."},
+    {"_run", slot<PyCFunction>(run_guarded), METH_FASTCALL, "_run(mode, query, args, column, timeout): an Answer."},
     {"_release", lease_release, METH_NOARGS, "Gives the connection back."},
     {"_transaction_status", lease_transaction_status, METH_NOARGS,
      "0 none, 1 open, 2 failed; by the server's last word."},

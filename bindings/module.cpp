@@ -273,8 +273,8 @@ PyObject* raise_last_error(int32_t status) {
                              fields_of(pqpool_error_sqlstate(), pqpool_error_field).get()));
 }
 
-PyObject* raise_error(const char* kind, const std::string& message) {
-    return raise(build_error(kind, message.c_str(), Py_None));
+PyObject* raise_error(const char* kind, std::string_view message) {
+    return without_exceptions([&] { return raise(build_error(kind, std::string(message).c_str(), Py_None)); });
 }
 
 Ref error_of_result(int32_t status, const pqpool_result* result) {

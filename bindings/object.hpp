@@ -4,7 +4,10 @@
 #include <Python.h>
 
 #include <cstdint>
+#include <exception>
+#include <new>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -46,7 +49,21 @@ class Ref {
 // Sets the Python error for a status of this thread's last call. Always nullptr.
 PyObject* raise_last_error(int32_t status);
 Ref error_of_result(int32_t status, const pqpool_result* result);
-PyObject* raise_error(const char* kind, const std::string& message);
+PyObject* raise_error(const char* kind, std::string_view message);
+
+// Runs a function that Python's C code has called, which no C++ exception may reach: it becomes Python's, and the
+// result is the empty one.
+template <class Function>
+auto without_exceptions(Function&& function) noexcept -> decltype(function()) {
+    try {
+        return function();
+    } catch (const std::bad_alloc&) {
+        PyErr_NoMemory();
+    } catch (const std::exception& error) {
+        PyErr_SetString(PyExc_SystemError, error.what());
+    }
+    return {};
+}
 
 // ---- records ----
 
@@ -64,27 +81,33 @@ bool prepare_parameter_types();
 Ref decode(const pqpool_result* result, int32_t row, int32_t column);
 
 // A statement's parameters as the C interface takes them, types following the Python values. Reused, it allocates
-// nothing.
+// nothing. They stand as long as the Python values do.
 class Parameters {
   public:
     bool assign(PyObject* const* values, Py_ssize_t count);  // false with a Python error set
     const pqpool_parameter* data() const { return parameters_.data(); }
     std::size_t size() const { return parameters_.size(); }
+    void shrink();  // what a huge statement needed is not kept for the next one
 
   private:
-    bool add(PyObject* value, Py_ssize_t number);
-    void add_binary(uint32_t type, const void* bytes, std::size_t length);
-    void add_text(uint32_t type, const char* text, std::size_t length);
+    bool convert(PyObject* const* values, Py_ssize_t count);
+    bool is_sendable() const;
+    bool add(PyObject* value);
+    void add_written(uint32_t type, bool binary, std::size_t from);
 
     struct Piece {
         uint32_t type;
         bool binary, null;
+        const char* value;  // in the Python object; nullptr: in bytes_
         std::size_t offset, length;
     };
     std::vector<Piece> pieces_;
     std::string bytes_;
     std::vector<pqpool_parameter> parameters_;
 };
+
+// Whether the statement has a use for that many arguments. False with a Python error set.
+bool has_room_for(std::string_view sql, std::size_t arguments);
 
 // ---- the event loop's side ----
 

@@ -43,6 +43,8 @@ bool has_binary_form(std::uint32_t type) {
         16, 17, 18, 19, 20, 21, 23, 25, 26, 114, 700, 701, 1042, 1043,
         // date time timestamp timestamptz interval timetz numeric void uuid jsonb
         1082, 1083, 1114, 1184, 1186, 1266, 1700, 2278, 2950, 3802,
+        // int2vector tid xid cid oidvector cidr macaddr8 macaddr inet bit varbit pg_lsn jsonpath xid8
+        22, 27, 28, 29, 30, 650, 774, 829, 869, 1560, 1562, 3220, 4072, 5069,
         // arrays of json bool bytea "char" name int2 int4 text bpchar varchar int8
         199, 1000, 1001, 1002, 1003, 1005, 1007, 1009, 1014, 1015, 1016,
         // arrays of float4 float8 oid timestamp date time timestamptz interval numeric timetz uuid jsonb

@@ -177,7 +177,8 @@ typedef enum pqpool_result_format {
      * among those below. In a session whose settings the lease has changed, so that text could lose something, such a
      * statement is described first, in a round trip of its own, and is binary from its first use on. The types: bool,
      * bytea, "char", name, int2, int4, int8, oid, float4, float8, numeric, text, varchar, bpchar, json, jsonb, uuid,
-     * date, time, timetz, timestamp, timestamptz, interval, void, and arrays of these. */
+     * date, time, timetz, timestamp, timestamptz, interval, void, and arrays of these; inet, cidr, macaddr, macaddr8,
+     * bit, varbit, pg_lsn, tid, xid, xid8, cid, int2vector, oidvector, jsonpath. */
     PQPOOL_AUTOMATIC = 2
 } pqpool_result_format;
 

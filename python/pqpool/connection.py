@@ -28,7 +28,8 @@ class Connection(Lease):
     """A leased connection: yours alone from `acquire` to its release.
 
     Parameters are written $1, $2, … and never become SQL text. Their types follow the Python
-    values; a str is left to the server to infer, so that it fits text, date, uuid and enum columns.
+    values; a str is left to the server to infer, so that it fits text, date, uuid and enum columns,
+    and so is a datetime without a zone, which is in the client's local time.
 
     `timeout` is in seconds and bounds one statement; None takes the pool's `command_timeout`. A
     statement that runs past it is cancelled on the server and raises `StatementTimeoutError`.
@@ -38,7 +39,8 @@ class Connection(Lease):
     `LeaseBusyError` where another one is under way on this connection, `LeaseReleasedError` after
     the release, `ConnectionLostError` or `ConnectionValidationError` where the server is lost (the
     message says whether the statement may have been executed), and `InvalidArgumentError` for a
-    parameter that has no PostgreSQL type.
+    parameter that has no PostgreSQL type and for more arguments than the statement has places.
+    A value that Python cannot hold is an `OverflowError`, and the time 24:00 a `ValueError`.
 
     Not thread-safe: use it on the event loop that acquired it.
     """
