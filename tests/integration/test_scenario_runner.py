@@ -48,3 +48,25 @@ def test_failed_expectation_is_the_scripts_exit_code(tmp_path: Path) -> None:
     done = scenario(script)
     assert done.returncode == 7, f"{done.stdout}\n{done.stderr}"
     assert done.stdout == "before the end\n"
+
+
+def test_the_aliases_come_before_a_src_package_of_the_scripts_own(tmp_path: Path) -> None:
+    own = tmp_path / "src"
+    (own / "connection_pool").mkdir(parents=True)
+    (own / "__init__.py").write_text("raise RuntimeError('the wrong src')")
+    (own / "connection_pool" / "__init__.py").write_text("raise RuntimeError('the wrong connection_pool')")
+    (own / "models.py").write_text("ANSWER = 42")
+    script = tmp_path / "scripts" / "check.py"
+    script.parent.mkdir()
+    script.write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "sys.path.insert(0, str(Path(__file__).parents[1]))\n"
+        "from src.connection_pool.manager import ConnectionPoolManager\n"
+        "from src.models import ANSWER\n"
+        "import src.connection_pool, pqpool\n"
+        "assert src.connection_pool.ConnectionPoolManager is pqpool.ConnectionPoolManager\n"
+        "print(ANSWER)\n"
+    )
+    done = scenario(script)
+    assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr

@@ -90,6 +90,11 @@ def test_native_module_is_not_loaded_a_second_time() -> None:
     assert sys.modules["connection_pool._pqpool"] is _pqpool
 
 
-def test_src_stays_open_to_other_packages() -> None:
+def test_src_stays_open_to_other_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "__init__.py").write_text("raise RuntimeError('the wrong src')")
+    (tmp_path / "src" / "of_somebody_else.py").write_text("ANSWER = 42")
     importlib.import_module("src.connection_pool")
-    assert getattr(sys.modules["src"], "__file__", None) is None
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert importlib.import_module("src.of_somebody_else").ANSWER == 42
+    assert importlib.import_module("src.connection_pool") is pqpool

@@ -38,6 +38,7 @@ def main(arguments: list[str]) -> int:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pqpool-docker-")))
             stack.enter_context(_Control(server, folder / "control"))
             _write_stand_in(folder)
+            _write_start(folder)
             environment = _environment(folder, server, accounts)
             say(f"PostgreSQL on localhost:{_PORT}; docker is a stand-in; running {script}")
             code = run_child([sys.executable, *arguments], environment)
@@ -123,10 +124,15 @@ def _write_stand_in(folder: Path) -> None:
     script.chmod(0o755)
 
 
+def _write_start(folder: Path) -> None:
+    """Python runs this before the script: the aliases are there, whatever the script puts on the path."""
+    (folder / "sitecustomize.py").write_text("import src.connection_pool, connection_pool\n")
+
+
 def _environment(folder: Path, server: Any, accounts: list[Account]) -> dict[str, str]:
     environment = dict(os.environ)
     environment["PATH"] = f"{folder}{os.pathsep}{environment.get('PATH', os.defpath)}"
-    paths = [str(ROOT / "compat"), environment.get("PYTHONPATH", "")]
+    paths = [str(folder), str(ROOT / "compat"), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     # A script that names its URL must get that one, not one of an enclosing with-db.
     environment.pop("DATABASE_URL", None)

@@ -1,4 +1,4 @@
-"""`src.connection_pool` is `pqpool`; `src` itself is a namespace package, open to others."""
+"""`src.connection_pool` is `pqpool`."""
 
 from pqpool_alias import install
 
