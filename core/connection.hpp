@@ -109,10 +109,9 @@ class Connection {
     enum class Check { none, pipelined, awaited };
     // Sends a batch: what the last lease left to undo, the check, and the statement; or only what has to be answered
     // before the statement may follow, of which nothing is executed for the caller (has_sent_statement() tells).
-    // statement may be nullptr: only the rest. It must stay as it is until the batch is done. Throws
-    // Error(unsupported) for COPY, with nothing sent.
+    // statement may be nullptr: only the rest. Throws Error(unsupported) for COPY, with nothing sent.
     void begin(const Statement* statement, Check check);
-    bool has_sent_statement() const { return statement_ != nullptr; }
+    bool has_sent_statement() const { return has_statement_; }
     void begin_reset();  // ROLLBACK if needed, and the whole reset
     bool is_busy() const { return !parts_.empty(); }
     bool wants_to_write() const { return write_pending_; }
@@ -237,12 +236,12 @@ class Connection {
     std::size_t part_ = 0;
     bool has_part_result_ = false;
     bool write_pending_ = false;
-    const Statement* statement_ = nullptr;  // sent with it
-    NamedStatement* known_ = nullptr;       // of the statement, sent or still to follow
+    bool has_statement_ = false;       // sent with it
+    NamedStatement* known_ = nullptr;  // of the statement, sent or still to follow
     StatementTraits traits_;
     bool prepares_ = false;  // the statement follows
     bool checks_ = false, own_sync_ = false;
-    bool by_name_ = false, binary_ = false;
+    bool by_name_ = false, binary_ = false, automatic_ = false;
     bool has_answer_ = false;   // to any part
     bool is_answered_ = false;  // every part, with nothing out of place; what happens then is not this batch's
     bool has_failed_ = false;   // since the last Sync

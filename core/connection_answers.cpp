@@ -60,11 +60,11 @@ void Connection::end_batch() {
         inherited_dirt_ &= static_cast<std::uint16_t>(~reset_under_way_);
         if (reset_under_way_ & kDirtPrepared) names_are_unsure_ = names_are_shared_;
     }
-    if (statement_ && traits_.forgets_prepared) {
+    if (has_statement_ && traits_.forgets_prepared) {
         forget_names();
         names_are_unsure_ |= result_.error().has_value();
     }
-    if (statement_ && traits_.dirt == kDirtAll) names_are_unsure_ = true;  // who knows what such code does to names
+    if (has_statement_ && traits_.dirt == kDirtAll) names_are_unsure_ = true;  // who knows what such code does to names
 }
 
 void Connection::take_part_result(pg_result* pg) {
@@ -142,9 +142,7 @@ void Connection::take_statement_result(Result result) {
     statement_answered_ = true;
     result_ = std::move(result);
     if (by_name_ && !known_->described) take_description(result_);
-    if (!binary_ || result_.columns() == 0 || statement_->format() != ResultFormat::automatic ||
-        result_.all_types_have_binary_form())
-        return;
+    if (!binary_ || result_.columns() == 0 || !automatic_ || result_.all_types_have_binary_form()) return;
     known_->described = false;
     result_ = Result(Error(ErrorKind::unsupported,
                            "the types of the statement's columns changed after it was described; it was executed, but "
@@ -234,7 +232,7 @@ void Connection::take_check_failure(Result result) {
     } else if (sqlstate == "26000") {
         check_on_server_ = false;
         check_missed_ += names_are_shared_;
-    } else if (sqlstate == "57014" && (prepares_ || (statement_ && !own_sync_))) {
+    } else if (sqlstate == "57014" && (prepares_ || (has_statement_ && !own_sync_))) {
         take_statement_error(std::move(result));  // the cancel was meant for it, and it goes down with the check
     }
 }
@@ -305,8 +303,8 @@ void Connection::on_notice(void* self, const pg_result* notice) {
 }
 
 Verdict Connection::verdict() const {
-    if (lost_ && !is_answered_) return !statement_ || not_begun_ ? Verdict::again_elsewhere : Verdict::unknown;
-    if (again_ || (!statement_ && !statement_answered_ && check_failed_)) return Verdict::again_here;
+    if (lost_ && !is_answered_) return !has_statement_ || not_begun_ ? Verdict::again_elsewhere : Verdict::unknown;
+    if (again_ || (!has_statement_ && !statement_answered_ && check_failed_)) return Verdict::again_here;
     if (statement_aborted_ && !statement_answered_) return Verdict::again_here;  // the check in front of it failed
     return Verdict::answered;
 }

@@ -51,7 +51,7 @@ void Connection::begin_session() {
     encoding_ = PQclientEncoding(pg_);
     lease_dirt_ = settings_.reset_always ? kDirtAll : kDirtNone;
     settings_changed_ = settings_at_start_changed_ =
-        *PQoptions(pg_) != '\0' || (classify(settings_.init_sql).dirt & kDirtSettings) != 0;
+        (PQoptions(pg_) && *PQoptions(pg_)) || (classify(settings_.init_sql).dirt & kDirtSettings) != 0;
     start_batch();
     send_each(settings_.init_sql, Part::reset);
     checks_ = true;
@@ -65,11 +65,10 @@ void Connection::start_batch() {
     parts_.clear();
     part_ = 0;
     has_part_result_ = false;
-    statement_ = nullptr;
     known_ = nullptr;
     traits_ = {};
-    prepares_ = checks_ = own_sync_ = by_name_ = binary_ = has_answer_ = is_answered_ = has_failed_ = check_failed_ =
-        statement_answered_ = statement_aborted_ = again_ = not_begun_ = false;
+    has_statement_ = automatic_ = prepares_ = checks_ = own_sync_ = by_name_ = binary_ = has_answer_ = is_answered_ =
+        has_failed_ = check_failed_ = statement_answered_ = statement_aborted_ = again_ = not_begun_ = false;
     reset_under_way_ = kDirtNone;
     cancels_.clear();
     result_ = Result();
@@ -224,7 +223,8 @@ void Connection::send_description(const Statement& s) {
 // counts. A single one has a name from its second use on, or since it was described; once its columns were seen by that
 // name, they cannot change without an error.
 void Connection::send_statement(const Statement& s) {
-    statement_ = &s;
+    has_statement_ = true;
+    automatic_ = s.format() == ResultFormat::automatic;
     queries_++;
     // Not only where it succeeds: a session's lock outlives the error of the statement that took it.
     lease_dirt_ |= traits_.dirt;
@@ -236,8 +236,7 @@ void Connection::send_statement(const Statement& s) {
         if (!lost_) parts_.back() = Part::statement;
         return;
     }
-    binary_ = s.format() == ResultFormat::binary ||
-              (s.format() == ResultFormat::automatic && known_ && known_->described && known_->binary);
+    binary_ = s.format() == ResultFormat::binary || (automatic_ && known_ && known_->described && known_->binary);
     by_name_ = uses_name() && (known_->on_server || known_->uses > 0);
     if (known_) known_->uses++;
     int sent;
