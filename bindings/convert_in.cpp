@@ -50,6 +50,12 @@ std::size_t greatest_number(std::string_view sql) {
 }  // namespace
 
 bool has_room_for(std::string_view sql, std::size_t arguments) {
+    if (sql.size() > kMostBytes - kBytesAround) {
+        raise_error("invalid_argument", "the query has " + std::to_string(sql.size()) +
+                                            " bytes, and PostgreSQL takes " + std::to_string(kMostBytes) +
+                                            ". Suggestion: pass its values as parameters");
+        return false;
+    }
     if (arguments == 0) return true;
     const std::size_t expected = greatest_number(sql);
     if (arguments <= expected) return true;

@@ -31,7 +31,10 @@ Ref float_of(uint32_t type, std::string_view text) {
     return Ref::steal(PyFloat_FromDouble(number));
 }
 
+constexpr std::size_t kLongestNumeric = 2 + 131'072 + 16'383;  // sign, point and digits
+
 bool is_numeric(std::string_view text) {
+    if (text.size() > kLongestNumeric) return false;
     if (text == "NaN" || text == "Infinity" || text == "-Infinity") return true;
     if (text.starts_with('-')) text.remove_prefix(1);
     const auto point = std::min(text.find('.'), text.size());

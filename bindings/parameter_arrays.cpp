@@ -245,7 +245,8 @@ bool write_array(PyObject* list, uint32_t& type, bool& binary, std::string& out)
     type = array_of(element);
     binary = element != kUnknown && (element == kText || !elements.has(kString));
     if (binary) return write_elements(elements, element, out);
-    if (elements.items().empty()) return out += "{}", true;
+    // The blank in front is one of an array's and not of JSON's, where {} would be an empty object.
+    if (elements.items().empty()) return out += "\v{}", true;
     std::size_t next = 0;
     return write_literal(elements, 0, next, out);
 }

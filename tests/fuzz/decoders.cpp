@@ -1,12 +1,6 @@
 // Feeds the decoders of values with anything: they may give a value or a Python error, and nothing else.
 //
-// The first byte chooses the form, the second the type, and the rest is the value, in memory of exactly its size. Build
-// and run it from the tree's root, for as long as you like:
-//
-//   clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined
-//       -Icapi/include -Ibindings $(python3-config --includes) tests/fuzz/decoders.cpp bindings/decode_*.cpp
-//       bindings/python_values.cpp $(python3-config --embed --ldflags) -o build/fuzz-decoders
-//   ASAN_OPTIONS=detect_leaks=0 build/fuzz-decoders -max_len=400 -max_total_time=600
+// The first byte chooses the form, the second the type, and the rest is the value, in memory of exactly its size.
 
 #include <cstdio>
 #include <cstdlib>

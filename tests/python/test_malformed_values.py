@@ -104,6 +104,7 @@ MALFORMED: dict[str, Value] = {
     "bool text": Value(16, b"", binary=False),
     "numeric text": Value(1700, b"abc", binary=False),
     "numeric text with a point at its end": Value(1700, b"1.", binary=False),
+    "numeric text of too many digits": Value(1700, b"9" * 200_000, binary=False),
     "uuid text": Value(2950, b"zz", binary=False),
     "uuid text of 33 digits": Value(2950, b"0" * 37, binary=False),
     "bytea text with other letters": Value(17, b"\\xZZ\xff", binary=False),

@@ -17,6 +17,8 @@ from ipaddress import IPv4Interface
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pqpool import Connection, InvalidArgumentError, QueryError
 from support.pools import open_pool
@@ -190,6 +192,47 @@ async def test_collection_is_sent_as_an_array(
 ) -> None:
     found = await conn.fetchval(f"SELECT $1::{type_name}", value)
     assert found == expected and repr(found) == repr(expected)
+
+
+DECIMALS = st.decimals(
+    allow_nan=False, allow_infinity=False, places=None, min_value=-(10**40), max_value=10**40
+)
+FAR = st.builds(
+    lambda digits, exponent: Decimal(digits).scaleb(exponent), st.integers(-999, 99999), st.integers(-60, 60)
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    numbers=st.lists(FAR | DECIMALS | st.floats(allow_nan=False, allow_infinity=False), max_size=30),
+    moments=st.lists(st.datetimes(timezones=st.just(UTC)), max_size=10),
+    days=st.lists(st.dates(), max_size=10),
+    clocks=st.lists(st.times(), max_size=10),
+    spans=st.lists(st.timedeltas(timedelta(days=-(10**6)), timedelta(days=10**6)), max_size=10),
+)
+async def test_lists_come_back_as_they_were(
+    conn: Connection,
+    numbers: list[Decimal | float],
+    moments: list[datetime],
+    days: list[date],
+    clocks: list[time],
+    spans: list[timedelta],
+) -> None:
+    query = "SELECT $1::numeric[], $2::timestamptz[], $3::date[], $4::time[], $5::interval[]"
+    decimals = [Decimal(str(number)) for number in numbers]
+    found = await conn.fetchrow(query, [Decimal(0), *numbers], moments, days, clocks, spans)
+    assert found is not None and tuple(found)[1:] == (moments, days, clocks, spans)
+    assert found[0][1:] == decimals
+    # The server reads the same from the text of each.
+    assert found[0][1:] == [await conn.fetchval("SELECT $1::numeric", number) for number in decimals]
+
+
+async def test_list_without_elements_is_no_json(conn: Connection) -> None:
+    for type_name in ("jsonb", "json"):
+        with pytest.raises(QueryError, match="invalid input syntax"):
+            await conn.fetchval(f"SELECT $1::{type_name}", [])
+    for type_name in ("int[]", "text[]", "jsonb[]", "timestamptz[]"):
+        assert await conn.fetchval(f"SELECT $1::{type_name}", []) == []
 
 
 def holding_itself() -> list[Any]:
@@ -408,7 +451,8 @@ async def main():
         for _ in range(2):
             async with pool.acquire() as conn:
                 try:
-                    print(await conn.fetchval({query!r}, value))
+                    found = await conn.fetchval({query!r}, value)
+                    print(len(found) if isinstance(found, (str, bytes)) else found)
                 except (MemoryError, ConnectionPoolError) as error:
                     print(type(error).__name__)
                 else:
@@ -429,6 +473,8 @@ asyncio.run(main())
         ("SELECT length($1)", "bytes(100 * 2**20)", "b'ab'"),
         ("SELECT length($1)", "'x' * (100 * 2**20)", "'ab'"),
         ("SELECT length($1)", "bytearray(100 * 2**20)", "bytearray(b'ab')"),
+        ("SELECT repeat('x', $1)", "100 * 2**20", "2"),
+        ("SELECT decode(repeat('78', $1), 'hex')", "100 * 2**20", "2"),
         ("SELECT length(($1::text[])[1])", "['x' * (100 * 2**20)]", "['ab']"),
         ("SELECT length(($1::bytea[])[1])", "[bytes(100 * 2**20)]", "[b'ab']"),
     ],
