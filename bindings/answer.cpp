@@ -291,6 +291,10 @@ Ref taken_back(Answer* answer) {
 }
 
 bool settle(Answer* answer, Ref value, bool good) {
+    if (!value) {  // one that Python cannot hold
+        value = caught_error();
+        good = false;
+    }
     answer->state = good ? Answer::State::done : Answer::State::failed;
     answer->value = value.release();
     return wake(answer);

@@ -22,7 +22,7 @@ PyObject *current_task, *stock_run_forever, *run_forever_name, *close_driver_nam
 // The result in the form that the statement's method gives.
 Ref convert(const pqpool_result* result, Mode mode, int column) {
     const int32_t rows = pqpool_result_rows(result), columns = pqpool_result_columns(result);
-    if (mode == Mode::tag) return Ref::steal(PyUnicode_FromString(pqpool_result_command_tag(result)));
+    if (mode == Mode::tag) return text_of(pqpool_result_command_tag(result));
     if (mode == Mode::nothing) return Ref::borrow(Py_None);
     if (mode == Mode::value) {
         if (rows == 0 || columns == 0) return Ref::borrow(Py_None);
@@ -53,15 +53,6 @@ Ref convert(const pqpool_result* result, Mode mode, int column) {
     return list;
 }
 
-Ref caught_error() {
-    PyObject *type, *error, *trace;
-    PyErr_Fetch(&type, &error, &trace);
-    PyErr_NormalizeException(&type, &error, &trace);
-    Py_XDECREF(type);
-    Py_XDECREF(trace);
-    return Ref::steal(error);
-}
-
 // True unless a Python error has to go up to the caller.
 bool resolve(Answer* answer, const pqpool_completion& completion) {
     if (answer->lease) lease_of(answer->lease)->operation = 0;
@@ -78,8 +69,7 @@ bool resolve(Answer* answer, const pqpool_completion& completion) {
         value = new_lease(driver, completion.lease, answer->stack);
     else
         value = completion.result ? convert(completion.result, answer->mode, answer->column) : Ref::borrow(Py_None);
-    if (value) return settle(answer, std::move(value), true);
-    return settle(answer, caught_error(), false);  // a value that Python cannot hold
+    return settle(answer, std::move(value), true);
 }
 
 }  // namespace
@@ -144,19 +134,33 @@ Ref acquire(Driver* driver, PyObject* timeout, PyObject* leak_timeout) {
     return take_completions(driver) ? std::move(waiting) : Ref();
 }
 
+// Ten times a second at most: whether the level of Python's logger has changed.
+static bool look_at_level(Driver* driver) {
+    timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    const int64_t ms = int64_t{now.tv_sec} * 1000 + now.tv_nsec / 1'000'000;
+    if (ms - driver->looked_ms < 100) return true;
+    driver->looked_ms = ms;
+    return static_cast<bool>(Ref::steal(PyObject_CallMethod(driver->owner, "_follow_log_level", nullptr)));
+}
+
 bool take_log(Driver* driver) {
     PoolHandle& handle = *driver->pool;
     if (handle.hands_log_on != 0 && handle.hands_log_on == getpid()) return true;  // in the lines' order
     pqpool_log_line line{};
     line.struct_size = sizeof line;
-    Ref done = Ref::borrow(Py_None);
-    for (int32_t taken = 0; done; handle.hands_log_on = 0) {
+    for (int32_t taken = 0;;) {
         if (pqpool_log_next(handle.pool, &line, &taken) != PQPOOL_OK || !taken) return true;
+        const Ref message = text_of(line.message), context = text_of(line.context);
         handle.hands_log_on = getpid();
-        done = Ref::steal(PyObject_CallMethod(driver->owner, "_on_log", "issdK", line.level, line.message, line.context,
-                                              line.unix_time, static_cast<unsigned long long>(line.lease)));
+        const Ref done =
+            Ref::steal(message && context ? PyObject_CallMethod(driver->owner, "_on_log", "iOOdK", line.level,
+                                                                message.get(), context.get(), line.unix_time,
+                                                                static_cast<unsigned long long>(line.lease))
+                                          : nullptr);
+        handle.hands_log_on = 0;
+        if (!done) return false;
     }
-    return false;
 }
 
 // What is under way gets no answer from the queue any more. Where the loop is closed too, nobody waits for one.
@@ -307,6 +311,7 @@ PyObject* driver_drain(PyObject* object, PyObject*) {
     self->stepping = outer_step;
     self->resuming = outer;
     if (!leave_to_loop(self)) error.keep();
+    if (!look_at_level(self)) error.keep();
     if (!take_log(self)) error.keep();
     if (error.is_set() && self->queue) pqpool_queue_wake(self->queue);  // for what was not reached
     if (!error.restore()) return nullptr;
@@ -342,7 +347,11 @@ PyObject* driver_shutdown(PyObject* object, PyObject* timeout) {
 }
 
 PyObject* driver_take_log(PyObject* object, PyObject*) {
-    return take_log(driver_of(object)) ? Py_NewRef(Py_None) : nullptr;
+    while (!take_log(driver_of(object))) {
+        if (!PyErr_ExceptionMatches(PyExc_Exception)) return nullptr;
+        PyErr_WriteUnraisable(driver_of(object)->owner);  // not the caller's, who opens or shuts a pool
+    }
+    Py_RETURN_NONE;
 }
 
 PyObject* driver_wake(PyObject* object, PyObject*) {

@@ -107,6 +107,7 @@ struct Driver {
     PyObject* lease_type;   // what acquire gives: a subclass of Lease
     PyObject* owner;        // the manager: told of log lines, and when a driver that retires is not used any more
     PyObject* run_forever;  // the loop's, where it is known to run no loop inside its own tasks; else nullptr
+    int64_t looked_ms;      // when the owner was last asked for the level of its log
     Lease* leases;          // those out, for the holders' stacks
     Answer* under_way;      // submitted, without an answer; each holds a reference to itself
     Answer *to_wake, *last_to_wake;
@@ -154,12 +155,12 @@ inline PyObject* object_of(Answer* answer) { return reinterpret_cast<PyObject*>(
 
 // These return false, or an empty Ref, with a Python error set.
 Ref new_answer(Driver* driver, Mode mode);
-void submitted(Answer* answer);  // the queue has it: it lives until it is taken back
-Ref taken_back(Answer* answer);  // the queue has answered, or never will
-bool settle(Answer* answer, Ref value, bool good);
-bool take_completions(Driver* driver);            // settles what the queue has answered
-bool resume_tasks(Driver* driver, int& resumed);  // from drain() only
-bool leave_to_loop(Driver* driver);               // the tasks still to be woken; what fails stays for the next drain
+void submitted(Answer* answer);                     // the queue has it: it lives until it is taken back
+Ref taken_back(Answer* answer);                     // the queue has answered, or never will
+bool settle(Answer* answer, Ref value, bool good);  // an empty value: the Python error that is set is the outcome
+bool take_completions(Driver* driver);              // settles what the queue has answered
+bool resume_tasks(Driver* driver, int& resumed);    // from drain() only
+bool leave_to_loop(Driver* driver);                 // the tasks still to be woken; what fails stays for the next drain
 
 void forget_to_wake(Driver* driver);  // those of a closed loop
 // Whether this runs in a loop that the task which drain() steps just now runs inside its step: it has other contexts.
@@ -176,7 +177,7 @@ inline bool keep_only_interrupts() {
 
 bool is_open(Driver* driver);
 PyObject* driver_drain(PyObject* driver, PyObject*);
-bool take_log(Driver* driver);
+bool take_log(Driver* driver);     // false after each line that could not be handed on: call it again
 bool close_queue(Driver* driver);  // false where an interrupt came
 inline bool is_unused(const Driver* driver) { return !driver->leases && !driver->under_way; }
 // Seconds to the C interface's milliseconds; None is the pool's option.

@@ -17,11 +17,20 @@ Ref build_error(const char* kind, const char* message, PyObject* fields) {
         make_error = module ? PyObject_GetAttrString(module.get(), "make_error") : nullptr;
         if (!make_error) return {};
     }
-    return Ref::steal(PyObject_CallFunction(make_error, "ssO", kind, message, fields));
+    const Ref name = text_of(kind), text = text_of(message);
+    if (!name || !text) return {};
+    return Ref::steal(
+        PyObject_CallFunctionObjArgs(make_error, name.get(), text.get(), fields ? fields : Py_None, nullptr));
+}
+
+// Whatever happens on the way, there is an error in the end.
+Ref some_error(const char* kind, const char* message, PyObject* fields) {
+    Ref error = build_error(kind, message, fields);
+    return error ? std::move(error) : caught_error();
 }
 
 PyObject* raise(const Ref& error) {
-    if (error) PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error.get())), error.get());
+    PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error.get())), error.get());
     return nullptr;
 }
 
@@ -34,16 +43,20 @@ Ref fields_of(const char* sqlstate, Field&& field) {
         {'d', "data_type_name"}, {'n', "constraint_name"},
     };
     Ref fields = Ref::steal(PyDict_New());
+    if (!fields) PyErr_Clear();
     auto add = [&](const char* name, const char* value) {
-        const Ref text = Ref::steal(
-            value && *value
-                ? PyUnicode_DecodeUTF8(value, static_cast<Py_ssize_t>(std::char_traits<char>::length(value)), "replace")
-                : nullptr);
-        if (text) PyDict_SetItemString(fields.get(), name, text.get());
+        if (!fields || !value || !*value) return;
+        const Ref text = text_of(value);
+        if (!text || PyDict_SetItemString(fields.get(), name, text.get()) != 0) PyErr_Clear();  // rather without it
     };
     add("sqlstate", sqlstate);
     for (const auto& [code, name] : kFields) add(name, field(code));
     return fields;
+}
+
+const char* name_of(int32_t status) {
+    const char* name = pqpool_status_name(status);
+    return name ? name : "internal";
 }
 
 [[noreturn]] void throw_last_error(int32_t status) {
@@ -55,6 +68,20 @@ void check(int32_t status) {
     if (status != PQPOOL_OK) throw_last_error(status);
 }
 
+py::str str_of(const char* text) {
+    Ref made = text_of(text);
+    if (!made) throw py::error_already_set();
+    return py::reinterpret_steal<py::str>(made.release());
+}
+
+// Surrogates, which a str can hold and UTF-8 cannot, as bytes that the core refuses, with the option's name.
+std::string bytes_of(const py::str& text) {
+    const auto encoded =
+        py::reinterpret_steal<py::bytes>(PyUnicode_AsEncodedString(text.ptr(), "utf-8", "surrogatepass"));
+    if (!encoded) throw py::error_already_set();
+    return encoded;
+}
+
 struct OptionsHandle {
     pqpool_options* options = nullptr;
     OptionsHandle() { check(pqpool_options_create(&options)); }
@@ -63,9 +90,9 @@ struct OptionsHandle {
 
     void set(const py::dict& values) {
         for (const auto& [name, value] : values) {
-            const std::string text = py::isinstance<py::bool_>(value) ? (value.cast<bool>() ? "true" : "false")
-                                                                      : py::str(value).cast<std::string>();
-            check(pqpool_options_set(options, py::str(name).cast<std::string>().c_str(), text.c_str()));
+            const std::string text =
+                py::isinstance<py::bool_>(value) ? (value.cast<bool>() ? "true" : "false") : bytes_of(py::str(value));
+            check(pqpool_options_set(options, bytes_of(py::str(name)).c_str(), text.c_str()));
         }
     }
 };
@@ -79,8 +106,38 @@ py::object typed(int32_t type, const char* text) {
         case PQPOOL_OPTION_BOOLEAN:
             return py::bool_(std::string(text) == "true");
         default:
-            return py::str(text);
+            return str_of(text);
     }
+}
+
+// The value for which a variable's text stands, by the core's rule. Raises PoolConfigurationError.
+py::object parse_option(const py::str& name, const py::str& text) {
+    OptionsHandle handle;
+    const std::string option = bytes_of(name);
+    check(pqpool_options_set(handle.options, option.c_str(), bytes_of(text).c_str()));
+    std::size_t length = 0;
+    check(pqpool_options_get(handle.options, option.c_str(), nullptr, 0, &length));
+    std::string value(length + 1, '\0');
+    check(pqpool_options_get(handle.options, option.c_str(), value.data(), value.size(), nullptr));
+    for (int32_t i = 0; i < pqpool_option_count(); i++) {
+        pqpool_option_info info{};
+        info.struct_size = sizeof info;
+        check(pqpool_option_describe(i, &info));
+        if (option == info.name) return typed(info.type, value.c_str());
+    }
+    return py::none();
+}
+
+template <int32_t (*mask)(const char*, char*, std::size_t, std::size_t*)>
+py::str masked(const py::str& text) {
+    const std::string bytes = bytes_of(text);
+    std::size_t length = 0;
+    check(mask(bytes.c_str(), nullptr, 0, &length));
+    std::string out(length + 1, '\0');
+    check(mask(bytes.c_str(), out.data(), out.size(), nullptr));
+    PyObject* decoded = PyUnicode_DecodeUTF8(out.c_str(), static_cast<Py_ssize_t>(length), "surrogatepass");
+    if (!decoded) throw py::error_already_set();
+    return py::reinterpret_steal<py::str>(decoded);
 }
 
 py::list options() {
@@ -176,7 +233,7 @@ class Pool {
         if (s.latency_ms < 0) out["latency_ms"] = py::none();
         out["state"] = state();
         const auto error = last_error();
-        out["last_error"] = error.empty() ? py::object(py::none()) : py::str(error);
+        out["last_error"] = error.empty() ? py::object(py::none()) : str_of(error.c_str());
         return out;
     }
 
@@ -191,7 +248,7 @@ class Pool {
             kStatuses[h.status], pqpool_state_name(h.state), h.database, h.total_connections, h.idle_connections,
             h.active_connections, h.waiting_requests,
             h.latency_ms < 0 ? py::object(py::none()) : py::float_(h.latency_ms),
-            h.last_error[0] ? py::object(py::str(h.last_error)) : py::none(), h.leak_count, h.uptime_ms / 1e3,
+            h.last_error[0] ? py::object(str_of(h.last_error)) : py::none(), h.leak_count, h.uptime_ms / 1e3,
             static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) / 1e9, h.behind_pooler != 0);
     }
 
@@ -214,9 +271,8 @@ class Pool {
             holder["lease"] = found[i].lease;
             holder["backend_pid"] = found[i].backend_pid;
             holder["held_seconds"] = found[i].held_ms / 1e3;
-            holder["tag"] = found[i].tag;
-            holder["last_statement"] = py::reinterpret_steal<py::str>(PyUnicode_DecodeUTF8(
-                found[i].last_statement, static_cast<Py_ssize_t>(std::strlen(found[i].last_statement)), "ignore"));
+            holder["tag"] = str_of(found[i].tag);
+            holder["last_statement"] = str_of(found[i].last_statement);
             list.append(holder);
         }
         return list;
@@ -268,20 +324,30 @@ std::string calculate_health(const py::dict& values, int64_t min_size, int64_t) 
 
 }  // namespace
 
+Ref caught_error() {
+    if (!PyErr_Occurred()) PyErr_NoMemory();
+    PyObject *type, *error, *trace;
+    PyErr_Fetch(&type, &error, &trace);
+    PyErr_NormalizeException(&type, &error, &trace);
+    Py_XDECREF(type);
+    Py_XDECREF(trace);
+    return Ref::steal(error);
+}
+
 PyObject* raise_last_error(int32_t status) {
-    return raise(build_error(pqpool_status_name(status), pqpool_error_message(),
-                             fields_of(pqpool_error_sqlstate(), pqpool_error_field).get()));
+    return raise(some_error(name_of(status), pqpool_error_message(),
+                            fields_of(pqpool_error_sqlstate(), pqpool_error_field).get()));
 }
 
 PyObject* raise_error(const char* kind, std::string_view message) {
-    return without_exceptions([&] { return raise(build_error(kind, std::string(message).c_str(), Py_None)); });
+    return without_exceptions([&] { return raise(some_error(kind, std::string(message).c_str(), Py_None)); });
 }
 
 Ref error_of_result(int32_t status, const pqpool_result* result) {
-    return build_error(pqpool_status_name(status), pqpool_result_error_message(result),
-                       fields_of(pqpool_result_error_sqlstate(result), [&](int code) {
-                           return pqpool_result_error_field(result, code);
-                       }).get());
+    return some_error(name_of(status), pqpool_result_error_message(result),
+                      fields_of(pqpool_result_error_sqlstate(result), [&](int code) {
+                          return pqpool_result_error_field(result, code);
+                      }).get());
 }
 
 PoolHandle::~PoolHandle() {
@@ -308,6 +374,13 @@ PYBIND11_MODULE(_pqpool_of_main_interpreter, m) {
     m.def("options", &options, "Every setting, from the core's single list.");
     m.def("check_options", &check_options, py::arg("values"),
           "Raises PoolConfigurationError, with every problem in its message, if settings do not fit.");
+    m.def("parse_option", &parse_option, py::arg("name"), py::arg("text"),
+          "The value for which a text stands. Raises PoolConfigurationError.");
+    m.def("mask_conninfo", &masked<pqpool_mask_conninfo>, py::arg("conninfo"),
+          "A text that as a whole is a URL or keyword string, with every password as ***.");
+    m.def("mask_statement", &masked<pqpool_mask_statement>, py::arg("sql"),
+          "A statement; one that speaks of a password or the like without its literals.");
+    m.def("mask_text", &masked<pqpool_mask_text>, py::arg("text"), "Any text, with every password in it as ***.");
     m.def("calculate_health", &calculate_health, py::arg("statistics"), py::arg("min_size"), py::arg("max_size"),
           "The core's health rule.");
     py::class_<Pool>(m, "Pool", "A pool. Any thread.")

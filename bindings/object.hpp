@@ -44,11 +44,24 @@ class Ref {
     PyObject* object_ = nullptr;
 };
 
+// ---- text ----
+
+// A str of what the C interface says. That is UTF-8; should it not be, the rest is still told.
+inline Ref text_of(const char* text) {
+    if (!text) text = "";
+    return Ref::steal(
+        PyUnicode_DecodeUTF8(text, static_cast<Py_ssize_t>(std::char_traits<char>::length(text)), "replace"));
+}
+
 // ---- errors: pqpool.exceptions.make_error builds every one ----
+
+// The Python error that is set, taken off; where none is, as after a failure that said nothing, a MemoryError. Never
+// empty.
+Ref caught_error();
 
 // Sets the Python error for a status of this thread's last call. Always nullptr.
 PyObject* raise_last_error(int32_t status);
-Ref error_of_result(int32_t status, const pqpool_result* result);
+Ref error_of_result(int32_t status, const pqpool_result* result);  // never empty
 PyObject* raise_error(const char* kind, std::string_view message);
 
 // Runs a function that Python's C code has called, which no C++ exception may reach: it becomes Python's, and the

@@ -54,7 +54,7 @@ void reader_dealloc(PyObject* object) {
     if (Driver* driver = reader_of(object)->driver; driver && driver->queue) {
         KeptError error;
         error.keep();
-        if (!is_finalizing() && !take_log(driver)) PyErr_WriteUnraisable(driver->owner);
+        while (!is_finalizing() && !take_log(driver)) PyErr_WriteUnraisable(driver->owner);
         if (!close_queue(driver)) PyErr_WriteUnraisable(driver->owner);
         error.restore();
     }

@@ -167,7 +167,7 @@ Ref make_record_shape(const pqpool_result* result) {
     const int32_t columns = pqpool_result_columns(result);
     Ref names = Ref::steal(PyTuple_New(columns)), places = Ref::steal(PyDict_New());
     for (int32_t i = 0; names && places && i < columns; i++) {
-        PyObject* name = PyUnicode_FromString(pqpool_result_column_name(result, i));
+        PyObject* name = text_of(pqpool_result_column_name(result, i)).release();
         if (!name) return {};
         PyTuple_SET_ITEM(names.get(), i, name);
         const Ref place = Ref::steal(PyLong_FromLong(i));

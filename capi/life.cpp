@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "capi/handles.hpp"
+#include "core/text.hpp"
 
 namespace pqpool::capi {
 
@@ -26,9 +27,7 @@ void LastError::clear() {
 }
 
 std::int32_t LastError::set(ErrorKind kind, const char* text, const char* state) {
-    const std::size_t length = std::min(std::strlen(text), sizeof message - 1);
-    std::memcpy(message, text, length);
-    message[length] = '\0';
+    copy_text(message, sizeof message, text, Cut::with_ellipsis);
     std::strncpy(sqlstate, state, sizeof sqlstate - 1);
     return static_cast<std::int32_t>(kind);
 }
@@ -194,11 +193,7 @@ int32_t pqpool_options_set(pqpool_options* options, const char* name, const char
 int32_t pqpool_options_get(const pqpool_options* options, const char* name, char* value, size_t size, size_t* length) {
     return guarded([&] {
         const std::string text = wanted(options, "options").options.get(&wanted(name, "name"));
-        if (size > 0) {
-            const auto copied = std::min(text.size(), size - 1);
-            std::memcpy(&wanted(value, "value"), text.data(), copied);
-            value[copied] = '\0';
-        }
+        if (size > 0) pqpool::copy_text(&wanted(value, "value"), size, text, pqpool::Cut::plain);
         if (length) *length = text.size();
     });
 }

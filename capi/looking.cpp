@@ -3,8 +3,12 @@
 #include <cstring>
 
 #include "capi/handles.hpp"
+#include "core/secrets.hpp"
+#include "core/text.hpp"
 
 using namespace pqpool::capi;
+using pqpool::copy_text;
+using pqpool::Cut;
 using pqpool::Error;
 using pqpool::ErrorKind;
 using pqpool::Nanos;
@@ -24,11 +28,14 @@ static_assert(PQPOOL_TERMINATED == static_cast<int>(pqpool::PoolState::terminate
 static_assert(PQPOOL_UNHEALTHY == static_cast<int>(pqpool::Health::unhealthy) &&
               PQPOOL_STATISTIC_TIME == static_cast<int>(pqpool::StatisticType::time));
 
-template <std::size_t size>
-void copy_text(char (&to)[size], const std::string& from) {
-    const auto length = std::min(from.size(), size - 1);
-    std::memcpy(to, from.data(), length);
-    to[length] = '\0';
+// The whole where there is room, else its beginning; *length is the whole's either way.
+void give(const std::string& text, char* to, std::size_t size, std::size_t* length) {
+    if (size > 0) {
+        const auto part = pqpool::cut_utf8(text, size - 1);
+        std::memcpy(&wanted(to, "masked"), part.data(), part.size());
+        to[part.size()] = '\0';
+    }
+    if (length) *length = text.size();
 }
 
 }  // namespace
@@ -74,7 +81,7 @@ int32_t pqpool_get_health(pqpool_pool* pool, pqpool_health* health) {
         health->leak_count = s.leak_count;
         health->latency_ms = s.latency_ms;
         health->uptime_ms = s.uptime_ms;
-        copy_text(health->last_error, report.last_error);
+        copy_text(health->last_error, sizeof health->last_error, report.last_error, Cut::with_ellipsis);
     });
 }
 
@@ -105,10 +112,7 @@ int32_t pqpool_calculate_health(const pqpool_statistics* statistics, int32_t sta
 int32_t pqpool_get_last_error(pqpool_pool* pool, char* text, size_t size) {
     return guarded([&] {
         if (size == 0) throw Error(ErrorKind::invalid_argument, "size must be at least 1");
-        const std::string error = pool_of(pool).last_error();
-        const auto length = std::min(error.size(), size - 1);
-        std::memcpy(&wanted(text, "text"), error.data(), length);
-        text[length] = '\0';
+        copy_text(&wanted(text, "text"), size, pool_of(pool).last_error(), Cut::with_ellipsis);
     });
 }
 
@@ -132,8 +136,8 @@ int32_t pqpool_holders(pqpool_pool* pool, pqpool_holder* holders, size_t capacit
             holder.backend_pid = list[i].backend_pid;
             holder.lease = list[i].lease;
             holder.held_ms = list[i].held_seconds * 1e3;
-            copy_text(holder.tag, list[i].tag);
-            copy_text(holder.last_statement, list[i].last_statement);
+            copy_text(holder.tag, sizeof holder.tag, list[i].tag, Cut::plain);
+            copy_text(holder.last_statement, sizeof holder.last_statement, list[i].last_statement, Cut::plain);
         }
         *count = list.size();
     });
@@ -160,6 +164,18 @@ int32_t pqpool_set_log_level(pqpool_pool* pool, int32_t level) {
             throw Error(ErrorKind::invalid_argument, "level must be 0 to 3 (got " + std::to_string(level) + ")");
         pool_of(pool).log().set_level(static_cast<pqpool::LogLevel>(level));
     });
+}
+
+int32_t pqpool_mask_conninfo(const char* conninfo, char* masked, size_t size, size_t* length) {
+    return guarded([&] { give(pqpool::mask_password(&wanted(conninfo, "conninfo")), masked, size, length); });
+}
+
+int32_t pqpool_mask_text(const char* text, char* masked, size_t size, size_t* length) {
+    return guarded([&] { give(pqpool::mask_text(&wanted(text, "text")), masked, size, length); });
+}
+
+int32_t pqpool_mask_statement(const char* sql, char* masked, size_t size, size_t* length) {
+    return guarded([&] { give(pqpool::mask_statement(&wanted(sql, "sql")), masked, size, length); });
 }
 
 int32_t pqpool_resize(pqpool_pool* pool, int64_t min_size, int64_t max_size) {

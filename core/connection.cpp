@@ -15,15 +15,16 @@
 #include <cstring>
 
 #include "core/options.hpp"
+#include "core/secrets.hpp"
+#include "core/text.hpp"
 
 namespace pqpool {
 
 namespace {
 
 std::string trimmed(const char* message) {
-    std::string text = message ? message : "";
-    while (!text.empty() && (text.back() == '\n' || text.back() == ' ')) text.pop_back();
-    std::replace(text.begin(), text.end(), '\n', ' ');
+    std::string text = on_one_line(message ? message : "");
+    while (!text.empty() && text.back() == ' ') text.pop_back();
     return text;
 }
 
@@ -85,6 +86,19 @@ std::string take_sqlstate(std::string& message) {
     return {};
 }
 
+// libpq quotes the piece that it stumbled over, which may be a password or a part of one. Shown is only the name of a
+// parameter, which stands before a value in what may be shown of the text.
+std::string without_values(const std::string& message, const std::string& conninfo) {
+    const auto sign = message.find("\"=\"");  // as in: missing "=" after
+    const auto open = message.find('"', sign == std::string::npos ? 0 : sign + 3);
+    if (open == std::string::npos) return message;
+    const std::string piece = message.substr(open + 1, message.rfind('"') - std::min(message.rfind('"'), open + 1));
+    const bool name = !piece.empty() && std::all_of(piece.begin(), piece.end(),
+                                                    [](unsigned char c) { return std::isalnum(c) || c == '_'; });
+    if (name && mask_password(conninfo).find(piece + "=") != std::string::npos) return message;
+    return message.substr(0, open) + "(not shown)";
+}
+
 }  // namespace
 
 ConnectPlan::ConnectPlan(std::string_view database_url) {
@@ -92,18 +106,23 @@ ConnectPlan::ConnectPlan(std::string_view database_url) {
     char* problem = nullptr;
     PQconninfoOption* parsed = PQconninfoParse(conninfo.c_str(), &problem);
     if (!parsed) {
-        std::string text = trimmed(problem);
+        const std::string text = without_values(trimmed(problem), conninfo);
         PQfreemem(problem);
-        // libpq quotes the piece it stumbled over, which may be the password.
-        if (const auto quote = text.find('"'); quote != std::string::npos && mask_password(conninfo) != conninfo)
-            text = text.substr(0, quote) + "(not shown)";
         throw Error(
             ErrorKind::configuration,
             "database_url is not a valid connection string: " + text +
                 ". Suggestion: write it as postgresql://user@host:5432/database and percent-encode special characters");
     }
-    for (const PQconninfoOption* o = parsed; o->keyword; o++)
-        if (o->val) settings_.emplace_back(o->keyword, o->val);
+    const std::string shown = percent_decoded(mask_password(conninfo));
+    for (const PQconninfoOption* o = parsed; o->keyword; o++) {
+        if (!o->val) continue;
+        settings_.emplace_back(o->keyword, o->val);
+        // A password that is not percent-encoded can end up, in part, in the fields beside it.
+        for (const char* field : {"host", "hostaddr", "port", "dbname", "user"})
+            if (std::strcmp(field, o->keyword) == 0)
+                for (const auto& value : split(o->val))
+                    if (!value.empty() && shown.find(value) == std::string::npos) hidden_.push_back(value);
+    }
     PQconninfoFree(parsed);
     add_defaults();
     point();
@@ -189,13 +208,34 @@ ConnectPlan ConnectPlan::resolve() const {
     return resolved;
 }
 
+std::string ConnectPlan::shown(std::string_view keyword) const {
+    const std::string value = get(keyword);
+    for (const auto& one : split(value))
+        if (std::find(hidden_.begin(), hidden_.end(), one) != hidden_.end()) return "***";
+    return value;
+}
+
 std::string ConnectPlan::describe() const {
-    const std::string host = get("host"), address = get("hostaddr");
+    const std::string host = shown("host"), address = shown("hostaddr");
     return "host " +
            (!host.empty()      ? host
             : !address.empty() ? address
                                : "(local socket)") +
-           " port " + get("port") + " database " + get("dbname") + " user " + get("user");
+           " port " + shown("port") + " database " + shown("dbname") + " user " + shown("user");
+}
+
+std::string ConnectPlan::name() const {
+    const std::string host = shown("host"), address = shown("hostaddr"), port = shown("port");
+    return (!host.empty() ? host : address) + (port.empty() ? "" : ":" + port) + "/" + shown("dbname");
+}
+
+std::string ConnectPlan::masked(std::string words) const {
+    for (const auto& value : hidden_) {
+        const std::string quoted = '"' + value + '"';
+        for (auto at = words.find(quoted); at != std::string::npos; at = words.find(quoted, at + 5))
+            words.replace(at, quoted.size(), "\"***\"");
+    }
+    return words;
 }
 
 void CancelRequest::send() {
@@ -306,6 +346,14 @@ bool Connection::settle() {
 bool Connection::wait_until_settled(Nanos deadline) {
     return std::all_of(cancels_.begin(), cancels_.end(),
                        [deadline](const auto& request) { return request->wait_until_called_off(deadline); });
+}
+
+std::string Connection::loss_message() const { return on_one_line(loss_message_); }
+
+void Connection::hear_farewell() {
+    if (is_busy() || raw_) return;
+    PQconsumeInput(pg_);
+    PQfreemem(PQnotifies(pg_));  // has libpq look at what it read; a FATAL comes by on_notice()
 }
 
 void Connection::hang_up() const { shutdown(fd_, SHUT_RDWR); }

@@ -36,6 +36,10 @@ class ConnectPlan {
     // Blocks in the system's resolver. A plan whose hosts all have addresses, or Error(connection_lost).
     ConnectPlan resolve() const;
     std::string describe() const;  // "host db1 port 5432 database app user web"
+    std::string name() const;      // "db1:5432/app"
+    // libpq's or the server's words on a connect. They stay as they are, but where they quote what may be a part of the
+    // password.
+    std::string masked(std::string words) const;
 
     const char* const* keywords() const { return keyword_pointers_.data(); }
     const char* const* values() const { return value_pointers_.data(); }
@@ -43,10 +47,12 @@ class ConnectPlan {
   private:
     void set(std::string_view keyword, std::string value);
     std::string get(std::string_view keyword) const;
+    std::string shown(std::string_view keyword) const;
     void add_defaults();
     void point();
 
     std::vector<std::pair<std::string, std::string>> settings_;
+    std::vector<std::string> hidden_;  // values that may be parts of the password
     std::vector<const char*> keyword_pointers_, value_pointers_;
     bool needs_resolution_ = false;
 };
@@ -135,7 +141,7 @@ class Connection {
     std::uint16_t lease_dirt() const { return lease_dirt_; }
     void end_lease(Nanos now);  // what the lease left is the next one's to undo
     std::int64_t queries() const { return queries_; }
-    std::string loss_message() const { return loss_message_; }
+    std::string loss_message() const;  // on one line, in UTF-8
     int backend_pid() const { return backend_pid_; }
     // The server process is not the one of the session's key data: something in between lends out server sessions.
     bool is_behind_pooler() const { return behind_pooler_; }
@@ -155,6 +161,9 @@ class Connection {
     }  // constant once the connection is open
 
     // ---- others ----
+    // Of an idle connection whose server has hung up: reads, without waiting, what it said before. Then loss_message()
+    // holds that.
+    void hear_farewell();
     void hang_up() const;  // any thread, while the connection lives: the owner sees an end of file
     void break_off() {     // in the midst of a batch whose answers nobody will take
         hang_up();

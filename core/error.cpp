@@ -1,8 +1,25 @@
 #include "core/error.hpp"
 
+#include <algorithm>
 #include <new>
 
+#include "core/text.hpp"
+
 namespace pqpool {
+
+namespace {
+
+bool is_sqlstate(std::string_view text) {
+    return text.size() == 5 && std::all_of(text.begin(), text.end(),
+                                           [](char c) { return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z'); });
+}
+
+}  // namespace
+
+Error::Error(ErrorKind kind, std::string message, std::string_view sqlstate)
+    : kind(kind),
+      message(valid_utf8(std::move(message))),
+      sqlstate(is_sqlstate(sqlstate) ? sqlstate : std::string_view()) {}
 
 const char* name_of(ErrorKind kind) {
     switch (kind) {

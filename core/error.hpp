@@ -39,8 +39,8 @@ const char* name_of(ErrorKind kind);
 
 class Error : public std::exception {
   public:
-    Error(ErrorKind kind, std::string message, std::string_view sqlstate = {})
-        : kind(kind), message(std::move(message)), sqlstate(sqlstate) {}
+    // The message is made UTF-8: servers, libpq and the system may speak in another encoding.
+    Error(ErrorKind kind, std::string message, std::string_view sqlstate = {});
 
     const char* what() const noexcept override { return message.c_str(); }
 

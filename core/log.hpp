@@ -2,6 +2,7 @@
 // logging. Nothing on stdout or stderr.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <deque>
 #include <functional>
@@ -46,8 +47,9 @@ struct LogRecord {
 
 class Log {
   public:
-    // Throws Error(configuration) where the file cannot be opened. An empty path: no file.
-    Log(LogLevel level, const std::string& path);
+    // Throws Error(configuration) where the file cannot be opened. An empty path: no file. Each line's context names
+    // the pool, where it has a name.
+    Log(LogLevel level, const std::string& path, const std::string& pool = "");
     ~Log();
 
     bool is_enabled(LogLevel level) const { return level >= level_.load(std::memory_order_relaxed); }
@@ -55,7 +57,8 @@ class Log {
     void write(LogLevel level, std::string message, const LogContext& context,
                std::uint64_t subject = 0);  // any thread
 
-    // Oldest first; false when there is none. Past kRingSize the oldest is dropped.
+    // Oldest first; false when there is none. Past kRingSize the oldest of the least level is dropped, and a line of
+    // the log's own, ahead of what is left, tells how many those were.
     bool take(LogRecord& record);
     // Called after each line, on the thread that wrote it, with locks held: it may only wake somebody. Each owner has
     // one listener at most.
@@ -63,11 +66,27 @@ class Log {
     void stop_listening(const void* owner);
 
   private:
-    static constexpr std::size_t kRingSize = 1000;
+    static constexpr std::size_t kRingSize = 1000, kLevels = 4;
+
+    struct Numbered {
+        std::uint64_t number;  // their order
+        LogRecord record;
+    };
+
+    void keep(LogRecord record);
+    void make_room();
+    LogRecord told_of_dropped();
+    void note_file_failure(const std::string& problem);
+
     std::atomic<LogLevel> level_;
+    const std::string pool_;
     std::shared_ptr<spdlog::logger> file_;
-    std::mutex mutex_;
-    std::deque<LogRecord> ring_;
+    std::atomic<bool> file_fails_ = false;
+    std::mutex mutex_;                                // guards all below
+    std::array<std::deque<Numbered>, kLevels> ring_;  // by level
+    std::size_t kept_ = 0;
+    std::uint64_t last_number_ = 0;
+    std::array<std::int64_t, kLevels> dropped_{};
     std::vector<std::pair<const void*, std::function<void()>>> listeners_;
 };
 

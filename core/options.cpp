@@ -7,6 +7,9 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "core/secrets.hpp"
+#include "core/text.hpp"
+
 namespace pqpool {
 
 namespace {
@@ -59,17 +62,23 @@ std::string default_of(const T& value) {
         return value;
 }
 
+// A value as a message may repeat it: short, and without the password of a URL that was given to the wrong option.
+std::string shown(std::string_view value) {
+    constexpr std::size_t kLongest = 200;
+    return shortened(mask_password(value), kLongest);
+}
+
 const OptionInfo& info_of(std::string_view name) {
     for (const auto& info : option_list())
         if (info.name == name) return info;
-    throw Error(ErrorKind::configuration, "unknown option '" + std::string(name) +
-                                              "'. Suggestion: see the list of options in pqpool.h or the README");
+    throw Error(ErrorKind::configuration,
+                "unknown option '" + shown(name) + "'. Suggestion: see the list of options in pqpool.h or the README");
 }
 
 [[noreturn]] void malformed(const OptionInfo& info, std::string_view value, const char* wanted) {
-    throw Error(ErrorKind::configuration, std::string(info.name) + " must be " + wanted + " (got '" +
-                                              std::string(value) + "'). Suggestion: set " + variable_of(info.name) +
-                                              " to a value such as " + info.default_text);
+    throw Error(ErrorKind::configuration, std::string(info.name) + " must be " + wanted + " (got '" + shown(value) +
+                                              "'). Suggestion: set " + variable_of(info.name) + " to a value such as " +
+                                              info.default_text);
 }
 
 bool parse_boolean(const OptionInfo& info, std::string_view value) {
@@ -125,39 +134,6 @@ std::string_view scheme_of(std::string_view text) {
     return sound ? scheme : std::string_view();
 }
 
-// Whether the keyword that ends at `end` names a secret. In a URL its characters may be percent-encoded.
-bool is_secret_keyword(std::string_view text, std::size_t end) {
-    while (end > 0 && std::isspace(static_cast<unsigned char>(text[end - 1]))) end--;
-    std::size_t start = end;
-    while (start > 0 && (std::isalnum(static_cast<unsigned char>(text[start - 1])) || text[start - 1] == '_' ||
-                         text[start - 1] == '%'))
-        start--;
-    std::string keyword;
-    for (std::size_t i = start; i < end; i++) {
-        unsigned char c = static_cast<unsigned char>(text[i]);
-        if (c == '%' && i + 2 < end && std::from_chars(&text[i + 1], &text[i + 3], c, 16).ptr == &text[i + 3]) i += 2;
-        keyword += static_cast<char>(std::tolower(c));
-    }
-    return keyword.ends_with("password") || keyword.ends_with("secret") ||
-           keyword.ends_with("_key");  // not sslkey, a file's name
-}
-
-// Where the value that starts at `at` ends: in a URL at the next parameter, else at a space outside quotes, as libpq
-// reads it.
-std::size_t end_of_value(std::string_view text, std::size_t at, bool url) {
-    if (url) return std::min(text.find('&', at), text.size());
-    const bool quoted = at < text.size() && text[at] == '\'';
-    for (std::size_t i = at + quoted; i < text.size(); i++) {
-        if (text[i] == '\\')
-            i++;
-        else if (quoted && text[i] == '\'')
-            return i + 1;
-        else if (!quoted && std::isspace(static_cast<unsigned char>(text[i])))
-            return i;
-    }
-    return text.size();
-}
-
 std::string url_problem(const std::string& url) {
     if (url.empty())
         return "database_url is required. Suggestion: Set POOL_DATABASE_URL or DATABASE_URL, as in "
@@ -165,8 +141,11 @@ std::string url_problem(const std::string& url) {
     const std::string_view scheme = scheme_of(url);
     if (scheme.empty()) {
         if (url.find('=') != std::string::npos) return {};  // libpq's keyword form; libpq judges it
+        // Of what has no known form, nothing tells where a password stands.
+        const auto end = std::min(url.find_first_of(":@/?"), url.size());
         return "database_url must use postgresql:// or postgres:// or libpq's keyword=value form (got '" +
-               mask_password(url) + "'). Suggestion: write it as postgresql://user@host:5432/database\n";
+               shown(url.substr(0, end)) + (end < url.size() ? "***" : "") +
+               "'). Suggestion: write it as postgresql://user@host:5432/database\n";
     }
     const std::string_view name = scheme.substr(0, scheme.find('+'));
     if (name == "postgresql" || name == "postgres") return {};
@@ -217,6 +196,10 @@ void Options::set(std::string_view name, std::string_view value) {
             if (!is_choice(info.choices, value)) malformed(info, value, info.choices);
             [[fallthrough]];
         case OptionType::text:
+            if (!is_utf8(value))
+                throw Error(ErrorKind::configuration, std::string(info.name) + " must be UTF-8 (got '" + shown(value) +
+                                                          "'). Suggestion: write it in UTF-8; in a URL, other bytes " +
+                                                          "can be percent-encoded");
             this->*std::get<OptionText Options::*>(info.member) = value;
             break;
     }
@@ -226,10 +209,19 @@ std::string Options::get(std::string_view name) const {
     return std::visit([this](auto member) { return default_of(this->*member); }, info_of(name).member);
 }
 
+void Options::set_from_variable(std::string_view name, std::string_view value) {
+    constexpr std::string_view kBlanks = " \t\n\r\f\v";
+    if (info_of(name).type != OptionType::text) {
+        value.remove_prefix(std::min(value.find_first_not_of(kBlanks), value.size()));
+        value.remove_suffix(value.size() - std::min(value.find_last_not_of(kBlanks) + 1, value.size()));
+    }
+    if (!value.empty()) set(name, value);
+}
+
 void Options::set_from_environment() {
-    if (const char* url = std::getenv("DATABASE_URL")) database_url = url;
+    if (const char* url = std::getenv("DATABASE_URL")) set_from_variable("database_url", url);
     for (const auto& info : option_list())
-        if (const char* value = std::getenv(variable_of(info.name).c_str())) set(info.name, value);
+        if (const char* value = std::getenv(variable_of(info.name).c_str())) set_from_variable(info.name, value);
 }
 
 std::string Options::problems() const {
@@ -240,9 +232,12 @@ std::string Options::problems() const {
         if (info.type == OptionType::seconds)
             all += bound_problem(info, this->*std::get<OptionSeconds Options::*>(info.member));
         if (info.type == OptionType::choice && !is_choice(info.choices, get(info.name)))
-            all += std::string(info.name) + " must be one of " + info.choices + " (got '" + get(info.name) +
+            all += std::string(info.name) + " must be one of " + info.choices + " (got '" + shown(get(info.name)) +
                    "'). Suggestion: Set " + variable_of(info.name) + " to " + info.default_text + "\n";
     }
+    if (log_file.find("://") != std::string::npos)
+        all += "log_file must be a file's path (got '" + shown(log_file) +
+               "'). Suggestion: Set POOL_LOG_FILE to a path this process may write\n";
     if (max_size < min_size) {
         const auto low = std::to_string(min_size), high = std::to_string(max_size);
         all += "min_size (" + low + ") cannot be greater than max_size (" + high + "): max_size (" + high +
@@ -257,37 +252,6 @@ std::string Options::problems() const {
 std::string libpq_conninfo(std::string_view database_url) {
     const auto scheme = scheme_of(database_url);
     return std::string(scheme.substr(0, scheme.find('+'))) + std::string(database_url.substr(scheme.size()));
-}
-
-std::string mask_password(std::string_view conninfo) {
-    // Rather too much than too little: what users write is not always a URL that libpq would take.
-    std::vector<bool> hidden(conninfo.size());
-    const auto hide = [&](std::size_t start, std::size_t end) {
-        for (std::size_t i = start; i < end; i++) hidden[i] = true;
-    };
-
-    // user:password@ in front of a host. The password may hold any character unescaped, @ and / included, hence up to
-    // the last @ of all.
-    const auto scheme_end = conninfo.find("://");
-    const auto colon = conninfo.find(':', scheme_end == std::string_view::npos ? 0 : scheme_end + 3);
-    const auto at = conninfo.rfind('@');
-    if (colon != std::string_view::npos && at != std::string_view::npos) hide(colon + 1, at);
-
-    const bool url = !scheme_of(conninfo).empty();
-    for (auto equals = conninfo.find('='); equals != std::string_view::npos; equals = conninfo.find('=', equals + 1)) {
-        if (!is_secret_keyword(conninfo, equals)) continue;
-        const auto start = std::min(conninfo.find_first_not_of(" \t\r\n\f\v", equals + 1), conninfo.size());
-        hide(start, end_of_value(conninfo, start, url));
-    }
-
-    std::string masked;
-    for (std::size_t i = 0; i < conninfo.size(); i++) {
-        if (!hidden[i])
-            masked += conninfo[i];
-        else if (i == 0 || !hidden[i - 1])
-            masked += "***";
-    }
-    return masked;
 }
 
 }  // namespace pqpool

@@ -41,6 +41,7 @@ namespace pqpool {
     X(integer, max_waiting, 0, 0, 1e9, "requests that may wait at once; 0 = no cap")                           \
     X(seconds, keepalive_interval, 0.0, 0.0, 1e9, "idle connections are checked this often; 0 = off")          \
     X(text, init_sql, "", 0, 0, "statements run on each new connection")                                       \
+    X(text, name, "", 0, 0, "what the log calls the pool; empty = host:port/database")                         \
     X(text, log_file, "", 0, 0, "file for JSON log lines, rotated at 100 MB, five kept; empty = none")         \
     X(choice, log_level, "info", 0, 0, "lines below it are not made: debug, info, warning, error")
 
@@ -64,6 +65,9 @@ struct Options {
     void set(std::string_view name, std::string_view value);
     std::string get(std::string_view name) const;  // as text; throws as set() does
 
+    // As set(), by the rule for variables: an empty one counts as not set, and blanks around a value that is no free
+    // text do not count.
+    void set_from_variable(std::string_view name, std::string_view value);
     // Takes POOL_<NAME> for every option, and DATABASE_URL where POOL_DATABASE_URL is not set.
     void set_from_environment();
 
@@ -91,8 +95,5 @@ const std::vector<OptionInfo>& option_list();
 
 // The URL as libpq takes it: `postgresql+driver://` becomes `postgresql://`.
 std::string libpq_conninfo(std::string_view database_url);
-
-// Replaces the password of a URL or keyword string, wherever it stands, by ***.
-std::string mask_password(std::string_view conninfo);
 
 }  // namespace pqpool

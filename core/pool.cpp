@@ -62,8 +62,9 @@ Pool::Pool(const Options& options)
       validation_idle_(from_seconds(options.validation_idle_time)),
       validation_await_(from_seconds(options.validation_await_time)),
       plan_(options.database_url),
+      name_(options.name.empty() ? plan_.name() : mask_text(options.name)),
       unix_us_at_zero_((read_clock(CLOCK_REALTIME) - monotonic_now()) / kMicrosecond),
-      log_(log_level_of(options.log_level), options.log_file),
+      log_(log_level_of(options.log_level), options.log_file, name_),
       machine_(PoolMachine::config_of(options, random_seed()), monotonic_now()),
       keeper_(*this, plan_, keeper_settings(options)) {}
 
@@ -216,18 +217,14 @@ std::unique_ptr<Connection>& Pool::connection_of(SlotId slot) {
 void Pool::on_opened(SlotId slot, std::unique_ptr<Connection> connection, Nanos round_trip) {
     Locked locked(*this);
     connection->end_lease(monotonic_now());
-    const int pid = connection->backend_pid();
     if (connection->is_behind_pooler() && !std::exchange(behind_pooler_, true))
         add_log(LogLevel::info,
                 "The server's sessions are lent out by a pooler in between; where that is in transaction mode, LISTEN, "
                 "session settings and session locks do not hold",
-                LogContext().add("connection_id", name_of_connection(slot)));
+                about(slot, connection.get()));
     connection_of(slot) = std::move(connection);
     if (machine_.opened(slot, round_trip, monotonic_now()))
-        best_effort([&] {
-            add_log(LogLevel::debug, "Connection opened",
-                    LogContext().add("connection_id", name_of_connection(slot)).add("backend_pid", std::int64_t{pid}));
-        });
+        best_effort([&] { add_log(LogLevel::debug, "Connection opened", about(slot)); });
     else
         keeper_.close(std::move(connection_of(slot)));  // nobody wants it any more
 }
@@ -237,7 +234,7 @@ void Pool::on_open_failed(SlotId slot, const Error& error) {
     const bool initializing = machine_.state() == PoolState::initializing;
     const bool final = is_final_for_connect(error.sqlstate);
     best_effort([&] {
-        last_error_ = mask_password(error.message);
+        last_error_ = plan_.masked(error.message);
         if (initializing)
             init_error_.emplace(ErrorKind::initialization,
                                 "could not open the pool's connections to " + plan_.describe() + ": " + last_error_ +
@@ -251,9 +248,11 @@ void Pool::on_checked(SlotId slot, std::unique_ptr<Connection> connection, bool 
     Locked locked(*this);
     if (!alive)
         best_effort([&] {
-            add_log(
-                LogLevel::warning, "Connection validation failed",
-                LogContext().add("connection_id", name_of_connection(slot)).add("reason", connection->loss_message()));
+            last_error_ = connection->loss_message();
+            if (last_error_.empty()) last_error_ = "no answer to the check";
+            add_log(LogLevel::warning,
+                    "Connection validation failed: " + label(slot, connection.get()) + ": " + last_error_,
+                    about(slot, connection.get()).add("reason", last_error_));
         });
     connection_of(slot) = std::move(connection);
     machine_.checked(slot, alive, round_trip, monotonic_now());
@@ -273,7 +272,13 @@ void Pool::on_hang_up(SlotId slot) {
         Lease& lease = leases_.at(lease_of_slot_[slot.index]);
         if (lease.slot == slot) lease.hung_up.store(true, std::memory_order_relaxed);
     }
-    best_effort([&] { last_error_ = "the server closed the connection"; });
+    best_effort([&] {
+        last_error_ = "the server closed the connection";
+        Connection* idle = slot.index < connections_.size() ? connections_[slot.index].get() : nullptr;
+        if (!idle) return;
+        idle->hear_farewell();
+        if (const std::string words = idle->loss_message(); !words.empty()) last_error_ = words;
+    });
     machine_.lost(slot, monotonic_now());
 }
 
@@ -423,10 +428,7 @@ Lease& Pool::new_lease(SlotId slot, Waiting& waiting, Nanos now) {
     if (log_.is_enabled(LogLevel::debug))
         best_effort([&] {
             add_log(LogLevel::debug, "Connection acquired",
-                    LogContext()
-                        .add("connection_id", name_of_connection(slot))
-                        .add("active", machine_.leased())
-                        .add("idle", machine_.idle()),
+                    about(slot, lease.connection.get()).add("active", machine_.leased()).add("idle", machine_.idle()),
                     handle);
         });
     return lease;

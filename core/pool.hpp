@@ -163,7 +163,13 @@ class Pool final : private KeeperClient {
     Error refusal_or_less(ErrorKind kind, Nanos patience) const noexcept;
     std::vector<Holder> holders_locked() const;
     void add_log(LogLevel level, std::string message, LogContext context, LeaseHandle subject = 0);
+    static std::string seconds_text(Nanos t);
     std::string name_of_connection(SlotId slot) const;
+    // What every line about a connection holds; connection: where it is known and not in the tables.
+    LogContext about(SlotId slot, const Connection* connection = nullptr) const;
+    // The same in words, for who reads messages only: "conn-1.2 (server process 4711, pool db1:5432/app)".
+    std::string label(SlotId slot, const Connection* connection = nullptr) const;
+    const Connection* known_connection(SlotId slot) const;
 
     struct PendingLine {
         LogLevel level;
@@ -178,6 +184,7 @@ class Pool final : private KeeperClient {
     const Validation validation_;
     const Nanos timeout_, leak_limit_, command_timeout_, validation_idle_, validation_await_;
     const ConnectPlan plan_;
+    const std::string name_;              // in the log
     const std::int64_t unix_us_at_zero_;  // of the monotonic clock's zero
     Log log_;
 

@@ -1,4 +1,4 @@
-// Leases: acquiring, running statements, giving back; and what the log says of all that.
+// Leases: acquiring, running statements, giving back.
 #include <algorithm>
 #include <cinttypes>
 #include <cstdio>
@@ -10,12 +10,6 @@
 namespace pqpool {
 
 namespace {
-
-std::string seconds_text(Nanos t) {
-    char text[32];
-    std::snprintf(text, sizeof text, "%.4g", to_seconds(t));
-    return text;
-}
 
 // Each thread's own, so that a statement after the first allocates nothing.
 Operation& operation_of_thread() { return ThreadOwn<Operation>::get(); }
@@ -88,7 +82,8 @@ bool Pool::ask(const AcquireRequest& request, Waiting& waiting) {
     const Nanos now = monotonic_now();
     waiting.patience = request.timeout == AcquireRequest::kByOption ? timeout_ : request.timeout;
     waiting.deadline = deadline_after(now, waiting.patience);
-    waiting.tag = request.tag;
+    waiting.tag.clear();
+    if (!request.tag.empty()) waiting.tag = valid_utf8(std::string(request.tag));
     const Nanos leak_limit = request.leak_limit == AcquireRequest::kByOption ? leak_limit_
                              : request.leak_limit <= 0                       ? kNever
                                                                              : request.leak_limit;
@@ -122,11 +117,11 @@ bool Pool::ask_replacement(Lease& lease, Waiting& waiting, Nanos deadline) {
     if (lease.aborted.load()) throw refusal(ErrorKind::closed, 0);
     if (lease.connection) {
         best_effort([&] {
-            add_log(LogLevel::warning, "Connection validation failed; replacing it",
-                    LogContext()
-                        .add("connection_id", name_of_connection(lease.slot))
-                        .add("reason", lease.connection->loss_message()),
-                    lease.handle.load());
+            const std::string reason = lease.connection->loss_message();
+            add_log(LogLevel::warning,
+                    "Connection validation failed; replacing it: " + label(lease.slot, lease.connection.get()) + ": " +
+                        reason,
+                    about(lease.slot, lease.connection.get()).add("reason", reason), lease.handle.load());
         });
         keeper_.close(std::move(lease.connection));
         lease_of_slot_[lease.slot.index] = UINT32_MAX;
@@ -308,9 +303,9 @@ void Pool::note_lost(const Lease& lease, bool in_validation) {
         if (in_validation)
             add_log(LogLevel::warning,
                     "Connection validation failed; whether the statement behind it was executed is unknown, so it is "
-                    "not sent again",
-                    LogContext().add("connection_id", name_of_connection(lease.slot)).add("reason", last_error_),
-                    lease.handle.load());
+                    "not sent again: " +
+                        label(lease.slot, lease.connection.get()) + ": " + last_error_,
+                    about(lease.slot, lease.connection.get()).add("reason", last_error_), lease.handle.load());
     });
     machine_.lost(lease.slot, monotonic_now());
 }
@@ -375,8 +370,7 @@ void Pool::release_owned(Lease& lease) {
     if (log_.is_enabled(LogLevel::debug))
         best_effort([&] {
             add_log(LogLevel::debug, "Connection released",
-                    LogContext()
-                        .add("connection_id", name_of_connection(lease.slot))
+                    about(lease.slot, lease.connection.get())
                         .add("held_duration_seconds", to_seconds(std::max<Nanos>(now - lease.leased_at, 0))),
                     handle);
         });
@@ -408,82 +402,6 @@ Lease* Pool::next_lease_of(const CompletionQueue& queue, std::size_t& at) const 
     while (at < leases_.size())
         if (Lease& lease = leases_.at(at++); lease.queue == &queue) return &lease;
     return nullptr;
-}
-
-// ---- the log ----
-
-std::string Pool::name_of_connection(SlotId slot) const {
-    return "conn-" + std::to_string(slot.index) + "." + std::to_string(slot.generation);
-}
-
-void Pool::add_log(LogLevel level, std::string message, LogContext context, LeaseHandle subject) {
-    if (log_.is_enabled(level)) lines_.push_back({level, std::move(message), std::move(context), subject});
-}
-
-void Pool::log_action(const Action& action) {
-    using Kind = Action::Kind;
-    const std::string available =
-        std::to_string(machine_.live()) + "/" + std::to_string(machine_.max_size()) + " connections available";
-    LogContext context;
-    if (action.slot.valid()) context.add("connection_id", name_of_connection(action.slot));
-    LeaseHandle subject = 0;
-    if (action.slot.valid() && action.slot.index < lease_of_slot_.size() &&
-        lease_of_slot_[action.slot.index] != UINT32_MAX)
-        subject = leases_.at(lease_of_slot_[action.slot.index]).handle.load(std::memory_order_relaxed);
-    switch (action.kind) {
-        case Kind::initialized:
-            add_log(LogLevel::info, "Connection pool initialized: " + available,
-                    context.add("min_size", options_.min_size).add("max_size", machine_.max_size()));
-            break;
-        case Kind::init_failed:
-            add_log(LogLevel::error,
-                    "Connection pool initialization failed: " + (init_error_ ? init_error_->message : "out of memory"),
-                    context);
-            break;
-        case Kind::log_recovered:
-            add_log(LogLevel::info, "Connection pool recovered: " + available, context);
-            break;
-        case Kind::log_unhealthy:
-            add_log(LogLevel::error,
-                    "Connection pool unhealthy: " + available + "; reconnecting. Check that PostgreSQL is running",
-                    context.add("last_error", last_error_));
-            break;
-        case Kind::log_retry:
-            add_log(LogLevel::warning,
-                    "Reconnection attempt " + std::to_string(action.count) + " failed; the next follows in " +
-                        seconds_text(action.duration) + " s",
-                    context.add("attempt", action.count)
-                        .add("next_attempt_seconds", to_seconds(action.duration))
-                        .add("error", last_error_));
-            break;
-        case Kind::log_lost:
-            add_log(LogLevel::warning, "Connection lost", context.add("reason", last_error_), subject);
-            break;
-        case Kind::log_leak:
-            if (subject) {
-                const Lease& lease = *leases_.find(subject);
-                context.add("lease", static_cast<std::int64_t>(subject))
-                    .add("tag", lease.tag)
-                    .add("last_statement", lease.last_statement.get());
-            }
-            add_log(LogLevel::warning, "Potential connection leak detected: " + name_of_connection(action.slot),
-                    context.add("held_duration_seconds", to_seconds(action.duration)), subject);
-            break;
-        case Kind::abort:
-            add_log(LogLevel::warning,
-                    "Connection closed by force: its lease was not released within the shutdown's timeout",
-                    context.add("held_duration_seconds", to_seconds(action.duration)), subject);
-            break;
-        case Kind::close:
-            add_log(action.reason == CloseReason::shutdown ? LogLevel::debug : LogLevel::info,
-                    action.reason == CloseReason::shutdown
-                        ? "Connection closed"
-                        : std::string("Connection recycled: ") + text_of(action.reason),
-                    context.add("reason", text_of(action.reason)));
-            break;
-        default:
-            break;
-    }
 }
 
 }  // namespace pqpool

@@ -4,32 +4,50 @@
 
 #include <algorithm>
 #include <iterator>
-#include <string>
+
+#include "core/text.hpp"
 
 namespace pqpool {
 
 void Result::clear() {
     PQclear(pg_);
     pg_ = nullptr;
+    repaired_.reset();
+}
+
+const char* Result::as_utf8(const char* text) const {
+    if (!text || is_utf8(text)) return text;
+    if (!repaired_) repaired_ = std::make_unique<std::map<const char*, std::string>>();
+    return repaired_->try_emplace(text, valid_utf8(text)).first->second.c_str();
 }
 
 int Result::rows() const { return PQntuples(pg_); }
 int Result::columns() const { return PQnfields(pg_); }
-const char* Result::column_name(int column) const { return PQfname(pg_, column); }
+const char* Result::column_name(int column) const { return as_utf8(PQfname(pg_, column)); }
 std::uint32_t Result::column_type(int column) const { return PQftype(pg_, column); }
 bool Result::is_binary() const { return PQnfields(pg_) > 0 && PQfformat(pg_, 0) == 1; }
 const char* Result::value(int row, int column) const { return PQgetvalue(pg_, row, column); }
 int Result::length(int row, int column) const { return PQgetlength(pg_, row, column); }
 bool Result::is_null(int row, int column) const { return PQgetisnull(pg_, row, column) == 1; }
-const char* Result::command_tag() const { return pg_ ? PQcmdStatus(pg_) : ""; }
-const char* Result::field(int code) const { return pg_ ? PQresultErrorField(pg_, code) : nullptr; }
+const char* Result::command_tag() const { return pg_ ? as_utf8(PQcmdStatus(pg_)) : ""; }
+const char* Result::field(int code) const { return pg_ ? as_utf8(PQresultErrorField(pg_, code)) : nullptr; }
 
 bool Result::is_fatal() const {
     const char* severity = field(PG_DIAG_SEVERITY_NONLOCALIZED);
     return severity && (std::string_view(severity) == "FATAL" || std::string_view(severity) == "PANIC");
 }
 
-const char* Result::message() const { return pg_ ? PQresultErrorMessage(pg_) : ""; }
+std::string Result::message() const {
+    if (!pg_) return {};
+    const char* primary = PQresultErrorField(pg_, PG_DIAG_MESSAGE_PRIMARY);
+    if (!primary || !PQresultErrorField(pg_, PG_DIAG_SQLSTATE)) return valid_utf8(PQresultErrorMessage(pg_));
+    const char* severity = PQresultErrorField(pg_, PG_DIAG_SEVERITY);
+    std::string words = std::string(severity ? severity : "ERROR") + ":  " + primary;
+    if (const char* detail = PQresultErrorField(pg_, PG_DIAG_MESSAGE_DETAIL))
+        words += std::string("\nDETAIL:  ") + detail;
+    if (const char* hint = PQresultErrorField(pg_, PG_DIAG_MESSAGE_HINT)) words += std::string("\nHINT:  ") + hint;
+    return valid_utf8(std::move(words));
+}
 
 bool Result::all_types_have_binary_form() const {
     for (int i = 0; i < columns(); i++)

@@ -2,7 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
+#include <memory>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -19,11 +22,14 @@ class Result {
     explicit Result(Error error) : error_(std::move(error)) {}
     ~Result() { clear(); }
     Result(Result&& other) noexcept
-        : pg_(std::exchange(other.pg_, nullptr)), error_(std::exchange(other.error_, std::nullopt)) {}
+        : pg_(std::exchange(other.pg_, nullptr)),
+          error_(std::exchange(other.error_, std::nullopt)),
+          repaired_(std::move(other.repaired_)) {}
     Result& operator=(Result&& other) noexcept {
         clear();
         pg_ = std::exchange(other.pg_, nullptr);
         error_ = std::exchange(other.error_, std::nullopt);
+        repaired_ = std::move(other.repaired_);
         return *this;
     }
 
@@ -47,15 +53,19 @@ class Result {
     // A field of the server's error by its PG_DIAG code ('C' sqlstate, 'D' detail, 'H' hint, …); nullptr where it has
     // none.
     const char* field(int code) const;
-    const char* message() const;  // the server's or libpq's, with all its parts
-    bool is_fatal() const;        // the server ended the session with it
+    // The server's, with its detail and hint, or libpq's. Without the piece of the statement that libpq would add.
+    std::string message() const;
+    bool is_fatal() const;  // the server ended the session with it
     bool all_types_have_binary_form() const;
 
   private:
     void clear();
+    // What the result says beside its values is UTF-8, whatever the server sent.
+    const char* as_utf8(const char* text) const;
 
     pg_result* pg_ = nullptr;
     std::optional<Error> error_;
+    mutable std::unique_ptr<std::map<const char*, std::string>> repaired_;  // by the server's own
 };
 
 // The types whose binary form a caller of ResultFormat::automatic must be able to read; everything else comes as text.

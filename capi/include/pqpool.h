@@ -15,7 +15,9 @@
  *  6. Units are in the names: _ms milliseconds, _us microseconds. A timeout of 0 does not wait, PQPOOL_NO_LIMIT waits
  * for ever, PQPOOL_DEFAULT takes the pool's option, where the timeout has one. Any other negative timeout, such as a
  * remainder that went below zero, is PQPOOL_INVALID_ARGUMENT.
- *  7. Text is UTF-8, ends with a NUL, and is copied by the library where it keeps it.
+ *  7. Text is UTF-8, ends with a NUL, and is copied by the library where it keeps it. What the library says is UTF-8
+ * too, whatever the server or the system spoke: other bytes are replaced by U+FFFD, and what is cut is cut between two
+ * characters. Only a result's values are as the server sent them.
  *  8. Thread safety: a pqpool_pool may be used from any thread at once. A lease is one caller's at a time; a second
  * call on it at the same time gets PQPOOL_BUSY. A pqpool_queue belongs to the thread that opened it. Results and
  * options are not locked.
@@ -118,7 +120,8 @@ PQPOOL_API int32_t pqpool_options_set(pqpool_options* options, const char* name,
 /* Writes the value, cut to size with its NUL; *length is its whole length. */
 PQPOOL_API int32_t pqpool_options_get(const pqpool_options* options, const char* name, char* value, size_t size,
                                       size_t* length);
-/* Takes POOL_<NAME> for every option, and DATABASE_URL, from the environment. */
+/* Takes POOL_<NAME> for every option, and DATABASE_URL, from the environment. An empty variable counts as not set, and
+ * blanks around a number, a boolean or a choice do not count. */
 PQPOOL_API int32_t pqpool_options_from_env(pqpool_options* options);
 /* PQPOOL_CONFIGURATION with every broken rule, one a line. */
 PQPOOL_API int32_t pqpool_options_check(const pqpool_options* options);
@@ -377,7 +380,7 @@ typedef struct pqpool_health {
     int64_t total_connections, idle_connections, active_connections, waiting_requests, leak_count;
     double latency_ms; /* round trip of the pool's own last check; negative: none yet */
     double uptime_ms;
-    char last_error[256]; /* cut where longer; "" for none */
+    char last_error[256]; /* cut where longer, as messages are: with U+2026 at its end; "" for none */
 } pqpool_health;
 
 typedef struct pqpool_holder {
@@ -386,7 +389,7 @@ typedef struct pqpool_holder {
     pqpool_lease lease;
     double held_ms;
     char tag[96];
-    char last_statement[96];
+    char last_statement[96]; /* its beginning; where it speaks of a password or the like, without its literals */
 } pqpool_holder;
 
 typedef struct pqpool_log_line {
@@ -416,11 +419,18 @@ PQPOOL_API const char* pqpool_state_name(int32_t state);
 /* Who holds a connection, longest first, with the last statement of this lease. Fills up to capacity holders, each as
  * long as struct_size says in the first; *count is how many there are in all. */
 PQPOOL_API int32_t pqpool_holders(pqpool_pool* pool, pqpool_holder* holders, size_t capacity, size_t* count);
-/* The pool keeps its last 1000 log lines until somebody takes them. *taken is 1 and the line is filled, or 0 where
- * there is none. */
+/* The pool keeps its last 1000 log lines until somebody takes them; where more come, those of the least level are
+ * dropped first, and a line tells how many. *taken is 1 and the line is filled, or 0 where there is none. */
 PQPOOL_API int32_t pqpool_log_next(pqpool_pool* pool, pqpool_log_line* line, int32_t* taken);
 /* 0 debug, 1 info, 2 warning, 3 error: lines below are not made. */
 PQPOOL_API int32_t pqpool_set_log_level(pqpool_pool* pool, int32_t level);
+
+/* For logs of your own: the text with every password that it holds as ***. conninfo: a text that as a whole is a URL or
+ * keyword string, however broken; statement: one that speaks of a password or the like, or holds a URL, ends at its
+ * first literal; text: any other. Written cut to size with its NUL; *length is its whole length. */
+PQPOOL_API int32_t pqpool_mask_conninfo(const char* conninfo, char* masked, size_t size, size_t* length);
+PQPOOL_API int32_t pqpool_mask_statement(const char* sql, char* masked, size_t size, size_t* length);
+PQPOOL_API int32_t pqpool_mask_text(const char* text, char* masked, size_t size, size_t* length);
 
 /* ---- steering ---- */
 

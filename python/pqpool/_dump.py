@@ -46,8 +46,15 @@ def jsonable(value: Any, mask: Mask | None = None, name: str = "") -> Any:
         return {str(key): jsonable(item, mask, str(key)) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [jsonable(item, mask, name) for item in value]
-    text = value if isinstance(value, str) else str(value)
+    text = value if isinstance(value, str) else _text_of(value)
     return mask(name, text) if mask is not None else text
+
+
+def _text_of(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:  # a log line is not lost because something in it cannot describe itself
+        return object.__repr__(value)
 
 
 def to_json(value: Any, indent: int | None = None) -> str:

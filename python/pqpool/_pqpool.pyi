@@ -20,6 +20,18 @@ def options() -> list[OptionInfo]:
 def check_options(values: Mapping[str, object]) -> None:
     """Raise PoolConfigurationError, with every problem in its message, if settings do not fit."""
 
+def parse_option(name: str, text: str) -> int | float | bool | str:
+    """The value for which a text stands. Raises PoolConfigurationError."""
+
+def mask_conninfo(conninfo: str) -> str:
+    """A text that as a whole is a URL or keyword string, with every password as ***."""
+
+def mask_statement(sql: str) -> str:
+    """A statement; one that speaks of a password or the like without its literals."""
+
+def mask_text(text: str) -> str:
+    """Any text, with every password in it as ***."""
+
 def calculate_health(statistics: Mapping[str, Any], min_size: int, max_size: int) -> str:
     """The core's health rule.
 

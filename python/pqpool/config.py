@@ -9,21 +9,22 @@ import math
 import numbers
 import os
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, Field, dataclass, field, fields, replace
+from contextlib import suppress
+from dataclasses import KW_ONLY, Field, InitVar, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, cast
+from typing import Any, Literal, Self, TypeAlias, TypeVar, cast
 
 from . import _pqpool
 from ._dump import Mode, jsonable
-from ._redact import mask_passwords, mask_value
+from ._redact import mask_url, mask_value
 from .exceptions import PoolConfigurationError
 
 __all__ = ["PoolConfig"]
 
 T = TypeVar("T")
 
-_TRUE = frozenset({"true", "1", "yes", "on"})
-_FALSE = frozenset({"false", "0", "no", "off"})
+_BLANKS = " \t\n\r\f\v"  # the core's
+_CHOICES = frozenset(option["name"] for option in _pqpool.options() if option["type"] == "enum")
 _LONGEST_SHOWN = 80  # characters of a bad value that a message repeats
 
 
@@ -33,6 +34,8 @@ class _Unset:
 
 
 _UNSET = _Unset()
+EnvFile: TypeAlias = str | os.PathLike[str] | None
+_USUAL: EnvFile = cast(Any, _UNSET)  # what POOL_ENV_FILE says, else `.env`
 
 
 def _option(default: T) -> T:
@@ -49,6 +52,9 @@ class PoolConfig:
     working directory; else its default. An empty variable counts as not set. Durations are
     seconds. Raises PoolConfigurationError, with every problem in its message, when a value is
     missing, of the wrong type or out of bounds.
+
+    Whoever can write the `.env` file rules the pool. `env_file`, or else the environment variable
+    POOL_ENV_FILE, names another file, or with None or "" none.
 
     `database_url` reads as it was given; the repr masks its password.
     """
@@ -92,14 +98,17 @@ class PoolConfig:
     keepalive_interval: float = _option(0.0)
     """Idle connections are checked this often; 0 = off."""
     init_sql: str = _option("")
-    """One statement run on each new connection."""
+    """Statements run on each new connection."""
+    name: str = _option("")
+    """What the log calls the pool; empty = host:port/database."""
     log_file: str = _option("")
     """File for JSON log lines; empty = none."""
     log_level: Literal["debug", "info", "warning", "error"] = _option("info")
     """Lines below it are not made."""
+    env_file: InitVar[EnvFile] = _USUAL
 
-    def __post_init__(self) -> None:
-        variables = _Variables()
+    def __post_init__(self, env_file: EnvFile) -> None:
+        variables = _Variables(env_file)
         problems = []
         for option in fields(self):
             value = getattr(self, option.name)
@@ -114,13 +123,13 @@ class PoolConfig:
             else:
                 object.__setattr__(self, option.name, value)
         if problems:
-            raise PoolConfigurationError("\n".join(problems))
+            raise PoolConfigurationError("\n".join(dict.fromkeys(problems)))
         _pqpool.check_options(self.model_dump())
 
     @classmethod
-    def from_env(cls) -> Self:
-        """The settings from the environment, `.env` and the defaults alone."""
-        return cls()
+    def from_env(cls, env_file: EnvFile = _USUAL) -> Self:
+        """The settings from the environment, `.env` (or `env_file`; None: no file) and the defaults."""
+        return cls(env_file=env_file)
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed, checked anew; the environment is not read again."""
@@ -142,7 +151,7 @@ class _Problem(Exception):
 
 def _shown(value: object) -> str:
     """The value as a message may repeat it: short, and without a password."""
-    text = mask_passwords(value if isinstance(value, str) else repr(value))
+    text = mask_url(value if isinstance(value, str) else repr(value))
     if len(text) > _LONGEST_SHOWN:
         text = text[:_LONGEST_SHOWN] + "…"
     return repr(text) if isinstance(value, str) else text
@@ -200,71 +209,65 @@ def _must_be(option: Field[Any], value: object) -> str:
 class _Variables:
     """Variables of the environment, then of `.env`; os.environ is never changed."""
 
-    def __init__(self) -> None:
+    def __init__(self, env_file: EnvFile) -> None:
+        self._asked_for = env_file is not _USUAL or "POOL_ENV_FILE" in os.environ
+        if env_file is _USUAL:
+            env_file = os.environ.get("POOL_ENV_FILE", ".env")
+        self._path = Path(env_file) if env_file else None
         self._file: Mapping[str, str] | None = None
 
     def read(self, option: Field[Any]) -> object:
         """The option from the first variable that sets it, else its default."""
-        variable, text, origin = self._find(option.name)
+        variable, text, origin = self._find(option)
         if not text:
             return option.metadata["default"]
         kind = _type_of(option)
         if kind is str:
             return text
-        value = _parsed(kind, text.strip())
-        if value is None:
-            raise _Problem(
-                f"{option.name} must be {_WANTED[kind]} (got {variable}={_shown(text)} from "
-                f"{origin}). Suggestion: set {variable} to a value such as "
-                f"{str(option.metadata['default']).lower()}, or remove it"
-            )
-        return value
+        with suppress(PoolConfigurationError):
+            value = _pqpool.parse_option(option.name, text)
+            if kind is not float or math.isfinite(value):  # type: ignore[arg-type]
+                return value
+        raise _Problem(
+            f"{option.name} must be {_WANTED[kind]} (got {variable}={_shown(text)} from "
+            f"{origin}). Suggestion: set {variable} to a value such as "
+            f"{str(option.metadata['default']).lower()}, or remove it"
+        )
 
-    def _find(self, name: str) -> tuple[str, str, str]:
-        variables = [f"POOL_{name.upper()}"]
-        if name == "database_url":
+    def _find(self, option: Field[Any]) -> tuple[str, str, str]:
+        free_text = _type_of(option) is str and option.name not in _CHOICES
+        blanks = "" if free_text else _BLANKS  # around these they do not count
+        variables = [f"POOL_{option.name.upper()}"]
+        if option.name == "database_url":
             variables.append("DATABASE_URL")
         for variable in variables:
-            if text := os.environ.get(variable, ""):
+            if text := os.environ.get(variable, "").strip(blanks):
                 return variable, text, "the environment"
         for variable in variables:
-            if text := self._from_file().get(variable, ""):
-                return variable, text, "the file .env"
+            if text := self._from_file().get(variable, "").strip(blanks):
+                return variable, text, f"the file {mask_url(str(self._path))}"
         return variables[0], "", ""
 
     def _from_file(self) -> Mapping[str, str]:
         if self._file is None:
-            self._file = _read_env_file(Path(".env"))
+            self._file = _read_env_file(self._path, self._asked_for) if self._path else {}
         return self._file
 
 
-def _parsed(kind: type, text: str) -> object | None:
-    """The value that a variable's text stands for; None if it stands for none."""
-    if kind is bool:
-        lowered = text.lower()
-        return True if lowered in _TRUE else False if lowered in _FALSE else None
-    try:
-        number: int | float = int(text) if kind is int else float(text)
-    except ValueError:
-        return None
-    in_range = abs(number) < 2**63 if kind is int else math.isfinite(number)
-    return number if in_range else None
-
-
-def _read_env_file(path: Path) -> Mapping[str, str]:
-    """The variables a `.env` file sets; empty if there is none.
+def _read_env_file(path: Path, must_exist: bool) -> Mapping[str, str]:
+    """The variables a `.env` file sets; empty if there is none and none was asked for.
 
     python-dotenv reads it where installed. Without it, plain NAME=value lines are understood,
     with comments, `export` and quotes, but no interpolation.
     """
-    if not path.is_file():
+    if not must_exist and not path.is_file():
         return {}
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise _Problem(
-            f"the file {path.absolute()} cannot be read ({reason}). "
+            f"the file {mask_url(str(path.absolute()))} cannot be read ({reason}). "
             "Suggestion: make it readable UTF-8 text, or remove it"
         ) from None
     try:

@@ -119,7 +119,7 @@ class QueryError(ConnectionPoolError):
         constraint_name: str | None = None,
     ) -> None:
         super().__init__(message, hint=hint, sqlstate=sqlstate, severity=severity, detail=detail)
-        self.position = int(position) if position else None
+        self.position = _whole_number(position)
         self.context = context
         self.schema_name = schema_name
         self.table_name = table_name
@@ -136,12 +136,22 @@ class QueryError(ConnectionPoolError):
         return "\n".join(lines)
 
 
+def _whole_number(text: str | int | None) -> int | None:
+    try:
+        return int(text) if text else None
+    except ValueError:  # a server may send anything
+        return None
+
+
 class StatementTimeoutError(ConnectionPoolError, asyncio.TimeoutError):
     """A statement ran past its timeout and was cancelled."""
 
 
 class StatementCancelledError(ConnectionPoolError):
-    """A statement was cancelled on the server by somebody else."""
+    """A statement's lease was released while the statement was under way.
+
+    One that somebody else cancels on the server is a `QueryError` with sqlstate 57014.
+    """
 
 
 class LeaseReleasedError(ConnectionPoolError, RuntimeError):

@@ -64,6 +64,7 @@ class ConnectionPoolManager:
         self._native: NativePool | None = None
         self._ending: NativePool | None = None  # shutdown() was called in this life
         self._drivers: dict[asyncio.AbstractEventLoop, Driver] = {}
+        self._log_level = self._native_level = _LEVELS.index("info")
         self._process = os.getpid()
         self._drivers_of_parent: list[Driver] = []
         self._failed = False
@@ -86,10 +87,10 @@ class ConnectionPoolManager:
                 "initialize needs a PoolConfig. Suggestion: initialize(PoolConfig(...))"
             )
         native = NativePool(config.model_dump())
-        if pool_logging.get_pool_logger().isEnabledFor(logging.DEBUG):
-            native.set_log_level(0)
         self._retire(self._drivers)
         self._config, self._native, self._drivers = config, native, {}
+        self._log_level = self._native_level = _LEVELS.index(config.log_level)
+        self._follow_log_level()
         try:
             driver = self._driver()
             native.start()
@@ -251,6 +252,22 @@ class ConnectionPoolManager:
         self._pool().resume()
         self._have_drivers_look()
 
+    def set_log_level(self, level: pool_logging.LogLevel | str) -> None:
+        """Make log lines of this level and above from now on, in place of the config's `log_level`.
+
+        While the logger `pqpool` is enabled for DEBUG, all are made: the pool looks at that when it
+        starts, whenever it hands a line on, and ten times a second while it is used. This function
+        need be called only where that is too late.
+        """
+        self._log_level = min(pool_logging.LogLevel(level).number // 10 - 1, len(_LEVELS) - 1)
+        self._follow_log_level()
+
+    def _follow_log_level(self) -> None:
+        level = 0 if pool_logging.get_pool_logger().isEnabledFor(logging.DEBUG) else self._log_level
+        if level != self._native_level and self._native is not None:
+            self._native_level = level
+            self._native.set_log_level(level)
+
     # ---- the event loops ----
 
     # Loops come and go on threads of their own: the table is looked through in copies, which list() makes in
@@ -332,6 +349,7 @@ class ConnectionPoolManager:
                         fields["stack"] = _text(known._stack())
         # Whoever's task or thread happens to hand it on, the line is not about them.
         contextvars.Context().run(pool_logging.emit_native, _LEVELS[level], message, fields, timestamp)
+        self._follow_log_level()
 
 
 def _text(stack: list[tuple[str, int, str]]) -> str:

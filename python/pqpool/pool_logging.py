@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -82,7 +83,7 @@ class JsonFormatter(logging.Formatter):
             "message": mask_passwords(record.getMessage()),
             "context": jsonable(context, mask_value),
         }
-        return json.dumps(line, ensure_ascii=False)
+        return _one_line(json.dumps(line, ensure_ascii=False))
 
 
 class PoolStructuredLogger:
@@ -291,6 +292,15 @@ def log_pool_statistics(*args: Any, logger: AnyLogger | None = None, **fields: A
         fields,
     )
     _structured(logger).info("Pool statistics", context)
+
+
+# What JSON leaves as it is, but a terminal or a reader of lines does not; and surrogates, which no file
+# can hold.
+_UNSAFE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def _one_line(text: str) -> str:
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _is_level(value: object) -> bool:

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "core/options.hpp"
+#include "core/secrets.hpp"
 
 using namespace pqpool;
 using Catch::Matchers::Contains;

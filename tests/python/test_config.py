@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pickle
 import sys
@@ -110,6 +111,76 @@ def test_env_file_understands_comments_export_and_quotes(
 def test_unreadable_env_file_is_named(clean_surroundings: Path) -> None:
     (clean_surroundings / ".env").write_bytes(b"POOL_MIN_SIZE=\xff\xfe\n")
     assert str(clean_surroundings / ".env") in problems_of()
+
+
+def test_env_file_can_be_another_or_none(monkeypatch: pytest.MonkeyPatch, clean_surroundings: Path) -> None:
+    (clean_surroundings / ".env").write_text("POOL_MIN_SIZE=3\nDATABASE_URL=postgresql://h/planted\n")
+    other = clean_surroundings / "pool.env"
+    other.write_text("POOL_MIN_SIZE=4\n")
+    monkeypatch.setenv("POOL_DATABASE_URL", URL)
+    assert PoolConfig.from_env().min_size == 3
+    assert PoolConfig.from_env(env_file=None).min_size == 2
+    assert PoolConfig.from_env(other).min_size == 4
+    assert PoolConfig(URL, env_file=str(other)).min_size == 4
+    assert PoolConfig(URL, env_file=None) == PoolConfig.from_env("")
+    monkeypatch.setenv("POOL_ENV_FILE", "")
+    assert PoolConfig.from_env().min_size == 2
+    assert PoolConfig.from_env(".env").min_size == 3
+    monkeypatch.setenv("POOL_ENV_FILE", str(other))
+    assert PoolConfig.from_env().min_size == 4
+    assert PoolConfig.from_env(env_file=None).min_size == 2
+
+
+def test_env_file_that_was_asked_for_must_be_there(clean_surroundings: Path) -> None:
+    with pytest.raises(PoolConfigurationError, match=r"missing\.env cannot be read") as caught:
+        PoolConfig(URL, env_file="missing.env")
+    assert str(caught.value).count("missing.env") == 1
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("POOL_MIN_SIZE", ""),
+        ("POOL_MIN_SIZE", " 5 "),
+        ("POOL_MIN_SIZE", "\t"),
+        ("POOL_MIN_SIZE", "+5"),
+        ("POOL_MIN_SIZE", "1_0"),
+        ("POOL_MIN_SIZE", "٣"),
+        ("POOL_TIMEOUT", "1e1"),
+        ("POOL_TIMEOUT", "1_0.5"),
+        ("POOL_TIMEOUT", " .5"),
+        ("POOL_ENABLE_LEAK_DETECTION", " OFF"),
+        ("POOL_ENABLE_LEAK_DETECTION", "t"),
+        ("POOL_LOG_LEVEL", " debug "),
+        ("POOL_INIT_SQL", " SELECT 1 "),
+        ("POOL_DATABASE_URL", ""),
+    ],
+)
+def test_environment_is_read_as_the_c_interface_reads_it(
+    monkeypatch: pytest.MonkeyPatch, variable: str, text: str
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", URL)
+    monkeypatch.setenv(variable, text)
+    name = variable.removeprefix("POOL_").lower()
+    try:
+        ours = str(getattr(PoolConfig(), name))
+    except PoolConfigurationError:
+        ours = "refused"
+    assert ours.lower() == _core_reads(name)
+
+
+def _core_reads(name: str) -> str:
+    library = ctypes.CDLL(str(Path(_pqpool.__file__).with_name("libpqpool.so.0")))
+    options = ctypes.c_void_p()
+    assert library.pqpool_options_create(ctypes.byref(options)) == 0
+    try:
+        if library.pqpool_options_from_env(options) != 0:
+            return "refused"
+        value = ctypes.create_string_buffer(200)
+        assert library.pqpool_options_get(options, name.encode(), value, ctypes.c_size_t(200), None) == 0
+        return value.value.decode().lower()
+    finally:
+        library.pqpool_options_free(options)
 
 
 @pytest.mark.parametrize(

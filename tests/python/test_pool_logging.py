@@ -7,6 +7,7 @@ import json
 import logging
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +28,9 @@ from pqpool import (
     log_reconnection_attempt,
 )
 from pqpool.pool_logging import JsonFormatter, add_log_file, emit_native
+from pqpool.throwaway import ThrowawayServer
+from support.pools import open_pool
+from support.wait import wait_until_async
 
 Lines = Callable[[], list[dict[str, Any]]]
 
@@ -241,3 +245,125 @@ def test_file_gets_json_lines_of_its_level_and_is_bounded(tmp_path: Path) -> Non
     assert [json.loads(line)["message"] for line in path.read_text().splitlines()] == ["ready"]
     assert isinstance(handler, logging.handlers.RotatingFileHandler)
     assert (handler.maxBytes, handler.backupCount) == (100 * 1024 * 1024, 5)
+
+
+def test_line_stays_one_line_and_writable_whatever_it_says(tmp_path: Path) -> None:
+    class Mute:
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    path = tmp_path / "pool.log"
+    logger = get_pool_logger()
+    level = logger.level
+    handler = add_log_file(path)
+    odd = "a\n\x1b[31m\x7f\x85\u2028\ud800"
+    try:
+        get_pool_logger().warning(odd, extra={"context": {odd: odd, "mute": Mute()}})
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+        logger.setLevel(level)
+    (line,) = path.read_text(encoding="utf-8").splitlines()
+    assert line.isprintable()
+    assert json.loads(line)["message"] == odd
+
+
+async def test_file_of_the_core_and_of_python_hold_the_same_lines(database_url: str, tmp_path: Path) -> None:
+    logger = get_pool_logger()
+    level = logger.level
+    handler = add_log_file(tmp_path / "python", "debug")
+    try:
+        async with open_pool(
+            database_url, log_file=str(tmp_path / "core"), log_level="debug", name="é\x7f\u2028"
+        ) as pool:
+            for _ in range(3):
+                await pool.fetchval("SELECT 1")
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+        logger.setLevel(level)
+    core = (tmp_path / "core").read_text(encoding="utf-8").splitlines()
+    assert core == (tmp_path / "python").read_text(encoding="utf-8").splitlines()
+    assert len(core) > 8 and all(json.loads(line)["context"]["pool"] == "é\x7f\u2028" for line in core)
+
+
+async def test_lines_about_a_connection_tell_which_why_and_of_which_pool(
+    server: ThrowawayServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="pqpool")
+    async with open_pool(server.url, name="shop") as shop, open_pool(server.url) as other:
+        killed = [await pool.fetchval("SELECT pg_backend_pid()") for pool in (shop, other)]
+        for pid in killed:
+            server.sql(f"SELECT pg_terminate_backend({pid})")
+        await wait_until_async(lambda: sum("lost" in r.message for r in caplog.records) >= 4)
+    default = f"{server.host}:{server.port}/postgres"
+    for pid, pool in zip(killed, ("shop", default), strict=True):
+        lines = [r for r in caplog.records if r.context.get("backend_pid") == pid]  # type: ignore[attr-defined]
+        assert [r.message.split(":")[0] for r in lines] == ["Connection lost", "Connection recycled"]
+        for line in lines:
+            context = line.context  # type: ignore[attr-defined]
+            assert context["pool"] == pool and context["connection_id"].startswith("conn-")
+            assert f"server process {pid}, pool {pool}" in line.message
+        assert "terminating connection due to administrator command" in lines[0].context["reason"]  # type: ignore[attr-defined]
+        assert lines[0].context["reason"] in lines[0].message  # type: ignore[attr-defined]
+    assert {r.context["pool"] for r in caplog.records} == {"shop", default}  # type: ignore[attr-defined]
+
+
+async def test_warning_outlives_a_flood_of_details_and_the_loss_is_told(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="pqpool")
+    async with open_pool(database_url, max_size=2) as pool:
+        held = await pool.acquire(leak_timeout=0.05)
+        until = time.monotonic() + 10
+        while pool.get_statistics().last_leak_time is None and time.monotonic() < until:
+            async with pool.acquire():  # never yields to the loop
+                pass
+        for _ in range(2000):
+            async with pool.acquire():
+                pass
+        await wait_until_async(lambda: any("leak" in r.message for r in caplog.records))
+        await pool.release(held)
+    dropped = [r for r in caplog.records if "log lines were dropped" in r.message]
+    assert dropped and all(r.levelno == logging.WARNING for r in dropped)
+    counts = dropped[0].context  # type: ignore[attr-defined]
+    assert int(dropped[0].message.split()[0]) == counts["debug"] and set(counts) == {"debug", "pool"}
+
+
+async def test_debug_can_be_turned_on_and_off_while_the_pool_runs(database_url: str) -> None:
+    logger = get_pool_logger()
+    level = logger.level
+    seen: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: seen.append(record.levelname)  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    try:
+        logger.setLevel(logging.INFO)
+        async with open_pool(database_url, max_size=2) as pool:
+            await pool.fetchval("SELECT 1")
+            assert "DEBUG" not in seen
+            logger.setLevel(logging.DEBUG)
+
+            async def told() -> bool:
+                await pool.fetchval("SELECT 1")
+                return "DEBUG" in seen
+
+            await wait_until_async(told)
+            logger.setLevel(logging.INFO)
+
+            async def quiet() -> bool:
+                seen.clear()
+                logger.setLevel(logging.INFO)
+                await pool.fetchval("SELECT 1")
+                return pool._native_level == 1
+
+            await wait_until_async(quiet)
+            pool.set_log_level("error")
+            async with pool.acquire(leak_timeout=0.02):
+                await wait_until_async(lambda: pool.get_statistics().last_leak_time)
+            assert seen == []
+            with pytest.raises(ValueError, match="loud"):
+                pool.set_log_level("loud")
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

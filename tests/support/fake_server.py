@@ -98,9 +98,15 @@ class _Ended(Exception):
 
 
 class FakeServer:
-    """`with FakeServer(answer) as server: server.url`; `server.asked` lists what was parsed."""
+    """`with FakeServer(answer) as server: server.url`; `server.asked` lists what was parsed.
 
-    def __init__(self, answer: Callable[[str], Answer] = lambda sql: None) -> None:
+    refusal: what every login is answered with, and no more.
+    """
+
+    def __init__(
+        self, answer: Callable[[str], Answer] = lambda sql: None, refusal: bytes | None = None
+    ) -> None:
+        self._refusal = refusal
         self.asked: list[str] = []
         self.connections = 0
         self._answer = answer
@@ -150,6 +156,9 @@ class FakeServer:
                 break
             client.sendall(b"N")
         self.connections += 1
+        if self._refusal is not None:
+            client.sendall(self._refusal)
+            return
         key = struct.pack("!ii", 4242 + self.connections, 99)
         client.sendall(message(b"R", struct.pack("!i", 0)) + PARAMETERS + message(b"K", key) + ready())
         statements: dict[bytes, str] = {}
