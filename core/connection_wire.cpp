@@ -228,7 +228,7 @@ void Connection::send_statement(const Statement& s) {
     queries_++;
     // Not only where it succeeds: a session's lock outlives the error of the statement that took it.
     lease_dirt_ |= traits_.dirt;
-    settings_changed_ |= (traits_.dirt & kDirtSettings) != 0;
+    settings_changed_ |= traits_.changes_settings;
     if (lost_) return;
     const bool script = traits_.script && s.count() == 0 && s.format() == ResultFormat::text;
     if (script) {

@@ -117,15 +117,18 @@ Verb verb_of(std::string_view word) {
     return Verb::other;
 }
 
-// SET LOCAL, SET TRANSACTION and SET CONSTRAINTS end with the transaction; but SET local.x = 1 sets a variable.
-bool sets_for_the_session(std::string_view sql) {
+enum class Scope : std::uint8_t { session, transaction, none };
+
+// Of a SET. What it says for the transaction ends with it; but SET local.x = 1 sets a variable.
+Scope scope_of_set(std::string_view sql) {
     Scanner scanner(sql);
     scanner.next();
-    if (scanner.next() != Token::word) return true;
-    const auto word = scanner.text();
-    if (word != "local" && word != "transaction" && word != "constraints") return true;
+    if (scanner.next() != Token::word) return Scope::session;
+    const bool local = scanner.text() == "local";
+    if (!local && scanner.text() != "transaction" && scanner.text() != "constraints") return Scope::session;
     const Token after = scanner.next();
-    return (after != Token::word && after != Token::name) || scanner.text() == "to";
+    if ((after != Token::word && after != Token::name) || scanner.text() == "to") return Scope::session;
+    return local ? Scope::transaction : Scope::none;
 }
 
 // PREPARE TRANSACTION 'x' is no prepared statement; PREPARE transaction AS … is.
@@ -141,7 +144,7 @@ std::uint16_t dirt_of(Verb verb, Telling told, std::string_view sql) {
     if (told & kSelectsInto) dirt |= kDirtTemp;
     switch (verb) {
         case Verb::set:
-            if (sets_for_the_session(sql))
+            if (scope_of_set(sql) == Scope::session)
                 dirt |= kDirtSettings | (told & kRole ? kDirtRole : 0) | (told & kDefaults ? kDirtDefaults : 0);
             break;
         case Verb::reset:
@@ -195,12 +198,15 @@ StatementTraits classify_one(std::string_view sql, bool backslashes_escape = fal
     StatementTraits traits;
     traits.dirt = dirt_of(verb, told, sql);
     traits.ordinary = verb == Verb::reads && !(told & (kChanges | kInto)) && traits.dirt == kDirtNone;
+    traits.changes_settings =
+        (traits.dirt & kDirtSettings) || (verb == Verb::set && scope_of_set(sql) == Scope::transaction);
     traits.copy = verb == Verb::copy;
     traits.forgets_prepared = verb == Verb::deallocate || verb == Verb::discard;
     // A session with standard_conforming_strings off reads it otherwise.
     if (!backslashes_escape && scanner.has_seen_open_backslash()) {
         const auto otherwise = classify_one(sql, true);
         traits.dirt |= otherwise.dirt;
+        traits.changes_settings |= otherwise.changes_settings;
         traits.ordinary &= otherwise.ordinary;
     }
     return traits;
@@ -217,6 +223,7 @@ StatementTraits classify(std::string_view sql) {
         const StatementTraits one = classify_one(statement);
         all.copy |= one.copy;
         all.forgets_prepared |= one.forgets_prepared;
+        all.changes_settings |= one.changes_settings;
         all.dirt |= one.dirt;
     }
     all.script = statements.size() > 1;

@@ -36,6 +36,7 @@ struct StatementTraits {
     bool copy = false;              // COPY, which a pipeline cannot carry
     bool script = false;            // several statements
     bool forgets_prepared = false;  // DEALLOCATE, DISCARD: the session's prepared statements may be gone
+    bool changes_settings = false;  // of the session or of the transaction
     std::uint16_t dirt = kDirtNone;
 };
 

@@ -178,6 +178,19 @@ TEST_CASE("copy_and_what_forgets_prepared_statements_are_told", "[statement]") {
     CHECK_FALSE(classify("PREPARE p AS SELECT 1").forgets_prepared);
 }
 
+TEST_CASE("what_changes_settings_is_told_though_it_ends_with_the_transaction", "[statement]") {
+    for (const char* sql : {"SET LOCAL work_mem = '8MB'", "SET LOCAL \"work_mem\" = 1", "SET work_mem = 1", "RESET ALL",
+                            "SET local.x = 1", "SELECT set_config('a.b', 'c', true)", "BEGIN; SET LOCAL x.y = 1"}) {
+        INFO(sql);
+        CHECK(classify(sql).changes_settings);
+    }
+    for (const char* sql :
+         {"SET TRANSACTION READ ONLY", "SET CONSTRAINTS ALL DEFERRED", "SELECT 1", "CREATE TABLE t ()"}) {
+        INFO(sql);
+        CHECK_FALSE(classify(sql).changes_settings);
+    }
+}
+
 TEST_CASE("a_statement_owns_copies_of_what_it_was_given", "[statement]") {
     Statement statement;
     std::string sql = "SELECT $1, $2, $3";

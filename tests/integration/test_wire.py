@@ -82,6 +82,16 @@ async def test_in_a_session_with_other_settings_a_statement_is_described_before_
             assert sent.messages[SYNC] == (2 if use == 0 else 1)
 
 
+@pytest.mark.parametrize("setting", ["SET LOCAL extra_float_digits = 0", 'SET LOCAL "bytea_output" = escape'])
+async def test_a_setting_of_the_transaction_changes_no_value_from_one_use_to_the_next(pool, setting):
+    async with pool.acquire() as connection:
+        await connection.execute("BEGIN")
+        await connection.execute(setting)
+        for _ in range(4):
+            assert await connection.fetchval("SELECT 0.1::float8 + 0.2::float8") == 0.1 + 0.2
+            assert await connection.fetchval(r"SELECT '\x00ff'::bytea") == b"\x00\xff"
+
+
 async def test_only_the_first_statement_of_a_lease_carries_a_check(pool, proxy):
     async with pool.acquire() as connection:
         await connection.fetchval("SELECT 1")
