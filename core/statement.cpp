@@ -11,12 +11,13 @@ namespace {
 // What a word tells: in its low half the dirt of a function with this name, in its high half a mark.
 using Telling = std::uint32_t;
 constexpr Telling kChanges = 1 << 16, kInto = 1 << 17, kInserts = 1 << 18, kSelectsInto = 1 << 19, kCreates = 1 << 20,
-                  kExecutes = 1 << 21, kHold = 1 << 22, kRole = 1 << 23, kDefaults = 1 << 24, kSettingsView = 1 << 25;
-constexpr Telling kTellingOfNames = 0xffff | kRole | kDefaults | kSettingsView;
+                  kExecutes = 1 << 21, kHold = 1 << 22, kRole = 1 << 23, kDefaults = 1 << 24, kSettingsView = 1 << 25,
+                  kSeed = 1 << 26, kSetConfig = 1 << 27;
+constexpr Telling kTellingOfNames = 0xffff | kRole | kDefaults | kSettingsView | kSeed | kSetConfig;
 
-constexpr std::uint16_t kDirtSetting = kDirtSettings | kDirtRole | kDirtDefaults;
+constexpr std::uint16_t kDirtSetting = kDirtSettings | kDirtRole | kDirtDefaults | kDirtSeed;
 // What can be done by a call whose name does not tell.
-constexpr std::uint16_t kDirtCall = kDirtSetting | kDirtAdvisory | kDirtSequences | kDirtSeed | kDirtSlots;
+constexpr std::uint16_t kDirtCall = kDirtSetting | kDirtAdvisory | kDirtSequences | kDirtSlots;
 
 struct TellingWord {
     std::string_view text;
@@ -44,8 +45,9 @@ constexpr TellingWord kTellingWords[] = {
     {"pg_try_advisory_lock", kDirtAdvisory, true},
     {"query_to_xml", kDirtCall, true},  // runs a statement that it is given as a string, as do ts_stat and ts_rewrite
     {"role", kRole},
+    {"seed", kSeed},
     {"session_authorization", kRole},
-    {"set_config", kDirtSetting},
+    {"set_config", kSetConfig},
     {"set_limit", kDirtSettings},  // of pg_trgm
     {"setseed", kDirtSeed},
     {"setval", kDirtSequences},
@@ -75,6 +77,28 @@ Telling telling_of(std::string_view word) {
         if (one.is_prefix ? word.starts_with(one.text) : word == one.text) return one.telling;
     }
     return 0;
+}
+
+// What a setting leaves behind besides itself: RESET ALL undoes neither roles nor the seed.
+std::uint16_t dirt_of_setting(Telling told) {
+    return kDirtSettings | (told & kRole ? kDirtRole : 0) | (told & kDefaults ? kDirtDefaults : 0) |
+           (told & kSeed ? kDirtSeed : 0);
+}
+
+// Of a call of set_config, whose arguments follow. Only a plain literal tells the setting.
+std::uint16_t dirt_of_set_config(std::string_view arguments, bool backslashes_escape) {
+    Scanner scanner(arguments, backslashes_escape);
+    if (scanner.next() != Token::sign || !scanner.is_sign('(')) return kDirtSetting;
+    if (scanner.next() != Token::literal) return kDirtSetting;
+    const auto literal = scanner.text();
+    if (literal.size() < 3 || literal.front() != '\'') return kDirtSetting;
+    if (scanner.next() != Token::sign || !scanner.is_sign(',')) return kDirtSetting;
+    std::string name(literal.substr(1, literal.size() - 2));
+    for (char& c : name) {
+        if (c >= 'A' && c <= 'Z') c |= 0x20;
+        if ((c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '_' && c != '.') return kDirtSetting;
+    }
+    return dirt_of_setting(telling_of(name));
 }
 
 enum class Verb : std::uint8_t {
@@ -144,8 +168,7 @@ std::uint16_t dirt_of(Verb verb, Telling told, std::string_view sql) {
     if (told & kSelectsInto) dirt |= kDirtTemp;
     switch (verb) {
         case Verb::set:
-            if (scope_of_set(sql) == Scope::session)
-                dirt |= kDirtSettings | (told & kRole ? kDirtRole : 0) | (told & kDefaults ? kDirtDefaults : 0);
+            if (scope_of_set(sql) == Scope::session) dirt |= dirt_of_setting(told);
             break;
         case Verb::reset:
         case Verb::discard:
@@ -191,6 +214,7 @@ StatementTraits classify_one(std::string_view sql, bool backslashes_escape = fal
         if (token != Token::word && token != Token::name) continue;
         const Telling telling = telling_of(scanner.text()) & (token == Token::word ? ~Telling() : kTellingOfNames);
         told |= telling;
+        if (telling & kSetConfig) told |= dirt_of_set_config(sql.substr(scanner.end()), backslashes_escape);
         if ((telling & kInto) && !after_insert) told |= kSelectsInto;
         after_insert = telling & kInserts;
     }

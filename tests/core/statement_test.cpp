@@ -14,8 +14,8 @@ struct Case {
 };
 
 constexpr bool kOrdinary = true, kOther = false;
-constexpr std::uint16_t kSetting = kDirtSettings | kDirtRole | kDirtDefaults;
-constexpr std::uint16_t kCall = kSetting | kDirtAdvisory | kDirtSequences | kDirtSeed | kDirtSlots;
+constexpr std::uint16_t kSetting = kDirtSettings | kDirtRole | kDirtDefaults | kDirtSeed;
+constexpr std::uint16_t kCall = kSetting | kDirtAdvisory | kDirtSequences | kDirtSlots;
 
 }  // namespace
 
@@ -86,7 +86,7 @@ TEST_CASE("a_statement_is_classified_by_its_keywords", "[statement]") {
         {"SET CONSTRAINTS ALL DEFERRED", kOther, 0},
         {"RESET ALL", kOther, kDirtSettings},
         {"DISCARD ALL", kOther, kDirtSettings},
-        {"SELECT set_config('a.b', 'c', false)", kOther, kSetting},
+        {"SELECT set_config('a.b', 'c', false)", kOther, kDirtSettings},
         {"SELECT pg_catalog.set_config($1, $2, $3)", kOther, kSetting},
         {"SET \"role\" = somebody", kOther, kDirtSettings | kDirtRole},
         {"SET U&\"r\\006fle\" = somebody", kOther, kDirtSettings | kDirtRole},
@@ -109,13 +109,27 @@ TEST_CASE("a_statement_is_classified_by_its_keywords", "[statement]") {
         {"SELECT U&\"set\\+00005fconfig\"($1, $2, $3)", kOther, kSetting},
         {"SELECT u&\"set?005fconfig\" -- so\n uescape '?' ($1, $2, $3)", kOther, kSetting},
         {"SELECT U&\"set?005fconfig\" UESCAPE E'\\x3f' ($1, $2, $3)", kOther, kCall},  // who knows
-        {"SELECT set_config /* so */ ('a.b', 'c', false)", kOther, kSetting},
-        {"SELECT SET_CONFIG('a.b', 'c', false)", kOther, kSetting},
+        {"SELECT set_config /* so */ ('a.b', 'c', false)", kOther, kDirtSettings},
+        {"SELECT SET_CONFIG('a.b', 'c', false)", kOther, kDirtSettings},
         {"SELECT \"SET_CONFIG\" FROM t", kOrdinary, 0},
         {"SELECT \"set_\"\"config\" FROM t", kOrdinary, 0},
         {"SELECT '\\', set_config($1, $2, $3) --'", kOther, kSetting},  // each is what one kind of session reads
         {"SELECT '\\' -- ', set_config($1, $2, $3)", kOther, kSetting},
         {"SELECT E'\\' -- set_config'", kOrdinary, 0},
+        {"SELECT set_config('Role', 'x', false)", kOther, kDirtSettings | kDirtRole},
+        {"SELECT set_config('session_authorization', 'x', false)", kOther, kDirtSettings | kDirtRole},
+        {"SELECT set_config('seed', '0.5', false)", kOther, kDirtSettings | kDirtSeed},
+        {"SELECT set_config('DEFAULT_transaction_isolation', $1, false)", kOther, kDirtSettings | kDirtDefaults},
+        {"SELECT set_config(-- so\n'work_mem'/* */, $1, false)", kOther, kDirtSettings},
+        {"SELECT set_config('ro' || 'le', 'x', false)", kOther, kSetting},
+        {"SELECT set_config('ro'\n'le', 'x', false)", kOther, kSetting},
+        {"SELECT set_config(E'rol\\x65', 'x', false)", kOther, kSetting},
+        {"SELECT set_config('rol\\x65', 'x', false)", kOther, kSetting},
+        {"SELECT set_config($$role$$, 'x', false)", kOther, kSetting},
+        {"SELECT set_config(setting_name => 'role', new_value => 'x', is_local => false)", kOther, kSetting},
+        {"SELECT set_config('a.b', 'c', false), set_config('role', 'x', false)", kOther, kDirtSettings | kDirtRole},
+        {"SET seed = 0.5", kOther, kDirtSettings | kDirtSeed},
+        {"SET SESSION \"seed\" TO 0.5", kOther, kDirtSettings | kDirtSeed},
         {"UPDATE pg_settings SET setting = 'x' WHERE name = 'y'", kOther, kSetting},
         {"UPDATE pg_catalog.\"pg_settings\" SET setting = 'x'", kOther, kSetting},
         {"WITH x AS (UPDATE pg_settings SET setting = 'x' RETURNING 1) TABLE x", kOther, kSetting},

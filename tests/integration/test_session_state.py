@@ -144,6 +144,8 @@ SPELLINGS = {
         r'SET U&"rol\0065" TO visitor',
         "SET SESSION ROLE visitor",
         "SELECT set_config('role', 'visitor', false)",
+        "SELECT set_config('ro' || 'le', 'visitor', false)",
+        "SELECT set_config('work_mem', '4MB', false), set_config('ROLE', 'visitor', false)",
         "SET session_authorization = 'visitor'",
         "SET SESSION Session_Authorization TO visitor",
         "DO $$ BEGIN SET ROLE visitor; END $$",
@@ -264,18 +266,28 @@ async def test_the_next_lease_has_no_value_of_a_sequence_yet(prepared_server, re
                     await manager.fetchval(look_at)
 
 
+SEEDS = [
+    "SELECT setseed(0.5)",
+    "SELECT pg_catalog.setseed(0.5)",
+    "SET seed = 0.5",
+    'SET "seed" TO 0.5',
+    "SELECT set_config('seed', '0.5', false)",
+    "SELECT set_config($$seed$$, '0.5', false)",
+]
+
+
 @pytest.mark.parametrize("reset", ["auto", "always"])
 async def test_the_next_lease_cannot_foresee_its_random_numbers(prepared_server, reset):
     async with open_pool(prepared_server.url, reset=reset) as manager:
         drawn = []
-        for _ in range(3):
+        for seed in SEEDS:
             async with manager.acquire() as connection:
-                await connection.execute("SELECT setseed(0.5)")
+                await connection.execute(seed)
                 backend = await connection.fetchval("SELECT pg_backend_pid()")
             async with manager.acquire() as connection:
                 drawn.append(await connection.fetchval("SELECT random()"))
                 assert await connection.fetchval("SELECT pg_backend_pid()") == backend
-        assert len(set(drawn)) == 3
+        assert len(set(drawn)) == len(SEEDS)
 
 
 async def test_all_of_it_together_is_not_seen_either(prepared_server):
