@@ -216,15 +216,18 @@ void Scanner::decode_unicode_name() {
     text_ = buffer_;
 }
 
-// The character that UESCAPE names behind a Unicode name; a backslash without it; 0 where it cannot be told.
+// The character that UESCAPE names behind a Unicode name; a backslash without it; 0 where it cannot be told. Looks no
+// further than it must: the next name may be one of these too, and so on for ever.
 char Scanner::take_uescape() {
     Scanner ahead(sql_, backslashes_escape_);
     ahead.at_ = at_;
+    if (!ahead.skip_blanks() || (at(ahead.at_) | 0x20) != 'u' || at(ahead.at_ + 1) == '&') return '\\';
     if (ahead.next() != Token::word || ahead.text() != "uescape") return '\\';
-    if (ahead.next() != Token::literal) return '\0';
+    if (!ahead.skip_blanks() || at(ahead.at_) != '\'') return '\0';
+    ahead.next();
     at_ = ahead.at_;
     const auto literal = ahead.text();
-    return literal.size() == 3 && literal.front() == '\'' && literal.back() == '\'' ? literal[1] : '\0';
+    return literal.size() == 3 && literal.back() == '\'' ? literal[1] : '\0';
 }
 
 namespace {

@@ -58,3 +58,14 @@ TEST_CASE("a_script_is_split_at_the_semicolons_that_end_a_statement", "[scan]") 
         for (const auto piece : one.pieces) CHECK(split_script(piece) == Pieces{piece});
     }
 }
+
+TEST_CASE("a_long_text_is_read_in_a_bounded_depth_and_in_linear_time", "[scan]") {
+    for (const char* one : {"U&\"a\"", "U&\"a\" UESCAPE ", "set_config(", "E'a'\n'b'--\n", "/* ", "/**/", "$a$ $b",
+                            "((", "''", "CREATE FUNCTION f() BEGIN ATOMIC ", ";"}) {
+        INFO(one);
+        std::string sql;
+        while (sql.size() < 3'000'000) sql += one;
+        classify(sql);
+        split_script(sql);
+    }
+}
