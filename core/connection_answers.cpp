@@ -64,7 +64,8 @@ void Connection::end_batch() {
         forget_names();
         names_are_unsure_ |= result_.error().has_value();
     }
-    if (has_statement_ && traits_.dirt == kDirtAll) names_are_unsure_ = true;  // who knows what such code does to names
+    // Who knows what such code does to names.
+    if (has_statement_ && (traits_.dirt & kDirtAll) == kDirtAll) names_are_unsure_ = true;
 }
 
 void Connection::take_part_result(pg_result* pg) {

@@ -29,6 +29,9 @@ constexpr ResetStep kResetSteps[] = {
     {kDirtSlots,
      "SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots "
      "WHERE temporary AND active_pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()"},
+    {kDirtOrigin,
+     "SELECT pg_catalog.pg_replication_origin_session_reset() "
+     "WHERE pg_catalog.pg_replication_origin_session_is_setup()"},
     {kDirtTemp, "DISCARD TEMP"},
     {kDirtPrepared, "DEALLOCATE ALL"},
     {kDirtSequences, "DISCARD SEQUENCES"},

@@ -41,6 +41,7 @@ constexpr TellingWord kTellingWords[] = {
     {"pg_advisory_lock", kDirtAdvisory, true},
     {"pg_copy_", kDirtSlots, true},  // …_replication_slot
     {"pg_create_", kDirtSlots, true},
+    {"pg_replication_origin_session_setup", kDirtOrigin},
     {"pg_settings", kSettingsView},
     {"pg_try_advisory_lock", kDirtAdvisory, true},
     {"query_to_xml", kDirtCall, true},  // runs a statement that it is given as a string, as do ts_stat and ts_rewrite

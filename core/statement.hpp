@@ -25,8 +25,9 @@ enum Dirt : std::uint16_t {
     kDirtSeed = 512,       // setseed
     kDirtSlots = 1024,     // temporary replication slots, which make the server keep its log
     kDirtAll = 2047,
+    kDirtOrigin = 2048,  // of replication. Not in kDirtAll: its functions are not everybody's to call
     // Undone at once, not with the next packet: what other sessions can feel while the connection stands idle.
-    kDirtAtOnce = kDirtListen | kDirtAdvisory | kDirtSlots,
+    kDirtAtOnce = kDirtListen | kDirtAdvisory | kDirtSlots | kDirtOrigin,
 };
 
 struct StatementTraits {

@@ -137,6 +137,7 @@ TEST_CASE("a_statement_is_classified_by_its_keywords", "[statement]") {
         {"SELECT query_to_xml($1, true, true, '')", kOther, kCall},
         {"SELECT * FROM ts_stat($1)", kOther, kCall},
         {"SELECT setseed(0.5)", kOther, kDirtSeed},
+        {"SELECT pg_replication_origin_session_setup('o')", kOther, kDirtOrigin},
         {"SELECT pg_create_physical_replication_slot('s', true, true)", kOther, kDirtSlots},
         {"SELECT nextval('s')", kOther, kDirtSequences},
         {"SELECT \"setval\"('s', 1)", kOther, kDirtSequences},

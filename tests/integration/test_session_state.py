@@ -173,7 +173,10 @@ SPELLINGS = {
         "PREPARE transaction (int) AS SELECT $1",
     ),
     count("pg_replication_slots WHERE temporary"): (
-        "SELECT pg_create_physical_replication_slot('leftover', true, true)",
+        "SELECT pg_create_physical_replication_slot('s' || pg_backend_pid(), true, true)",
+    ),
+    "pg_replication_origin_session_is_setup()::text": (
+        "SELECT pg_catalog.pg_replication_origin_session_setup('leftover')",
     ),
     CURSORS: ("BEGIN; DECLARE leftover CURSOR WITH HOLD FOR SELECT 1; COMMIT",),
     count("pg_listening_channels()"): ('SELECT 1; LISTEN "leftover"', "/**/LISTEN leftover; SELECT 1"),
@@ -181,6 +184,7 @@ SPELLINGS = {
 CLEAN = {
     SETTINGS: "4MB",
     USER: "postgres postgres",
+    "pg_replication_origin_session_is_setup()::text": "false",
     "current_setting('transaction_read_only')": "off",
     "current_setting('transaction_isolation')": "read committed",
     **{one: "" for one in SPELLINGS if one.startswith("coalesce")},
@@ -195,8 +199,9 @@ LEFTOVERS += [
 @pytest.fixture(scope="module")
 def prepared_server(server: ThrowawayServer) -> Iterator[ThrowawayServer]:
     server.sql("CREATE ROLE visitor; CREATE TABLE kept (id int); CREATE TABLE observed (value text)")
+    server.sql("SELECT pg_replication_origin_create('leftover')")
     yield server
-    server.sql("DROP TABLE kept, observed; DROP ROLE visitor")
+    server.sql("DROP TABLE kept, observed; DROP ROLE visitor; SELECT pg_replication_origin_drop('leftover')")
 
 
 @pytest.fixture
