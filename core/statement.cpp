@@ -170,6 +170,7 @@ std::uint16_t dirt_of(Verb verb, Telling told, std::string_view sql) {
     switch (verb) {
         case Verb::set:
             if (scope_of_set(sql) == Scope::session) dirt |= dirt_of_setting(told);
+            if (told & kSeed) dirt |= kDirtSeed;  // knows no transaction
             break;
         case Verb::reset:
         case Verb::discard:

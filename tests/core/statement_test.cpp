@@ -128,6 +128,7 @@ TEST_CASE("a_statement_is_classified_by_its_keywords", "[statement]") {
         {"SELECT set_config($$role$$, 'x', false)", kOther, kSetting},
         {"SELECT set_config(setting_name => 'role', new_value => 'x', is_local => false)", kOther, kSetting},
         {"SELECT set_config('a.b', 'c', false), set_config('role', 'x', false)", kOther, kDirtSettings | kDirtRole},
+        {"SET LOCAL seed = 0.5", kOther, kDirtSeed},
         {"SET seed = 0.5", kOther, kDirtSettings | kDirtSeed},
         {"SET SESSION \"seed\" TO 0.5", kOther, kDirtSettings | kDirtSeed},
         {"UPDATE pg_settings SET setting = 'x' WHERE name = 'y'", kOther, kSetting},
