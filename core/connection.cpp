@@ -6,6 +6,7 @@
 #include <libpq-fe.h>
 #include <netdb.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -296,6 +297,8 @@ void Connection::own_descriptor() {
         throw Error(ErrorKind::internal, std::string("a socket could not be duplicated: ") + std::strerror(errno) +
                                              ". Suggestion: raise the limit on open files (ulimit -n)");
     fd_ = own_fd_;
+    struct stat socket;
+    if (fstat(fd_, &socket) == 0) socket_inode_ = socket.st_ino;
 }
 
 Progress Connection::connect_step() {
@@ -358,14 +361,26 @@ void Connection::hear_farewell() {
 
 void Connection::hang_up() const { shutdown(fd_, SHUT_RDWR); }
 
+// A program that becomes a daemon closes what it has inherited, and the number may name a file of its own by then.
+bool Connection::is_own_socket(int fd) const {
+    struct stat now;
+    return fstat(fd, &now) == 0 && S_ISSOCK(now.st_mode) && now.st_ino == socket_inode_;
+}
+
 // PQfinish would say goodbye on the parent's session, so the socket is replaced by something that takes no words.
 void Connection::abandon_after_fork(bool in_use) {
     const int nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
-    for (const int fd : {PQsocket(pg_), own_fd_})
-        if (nothing >= 0 && fd >= 0) dup2(nothing, fd);
+    bool is_closed = nothing < 0;
+    for (const int fd : {PQsocket(pg_), own_fd_}) {
+        if (fd < 0) continue;
+        if (nothing >= 0 && is_own_socket(fd))
+            dup2(nothing, fd);
+        else
+            is_closed = true;
+    }
     if (nothing >= 0) close(nothing);
     lost_ = true;
-    if (in_use) return;  // its buffers may be in any state, so they are left alone
+    if (in_use || is_closed) return;  // its buffers may be in any state, its descriptors another's: left alone
     PQfinish(pg_);
     pg_ = nullptr;
     if (own_fd_ >= 0) close(own_fd_);

@@ -223,6 +223,7 @@ class Connection {
     void take_name_failure(Part part, Result result);
     void take_statement_error(Result result);
     void forget_names();
+    bool is_own_socket(int fd) const;
     bool lease_chose_read_only() const;
     void unexpected(const char* what);
     void lose();
@@ -231,6 +232,7 @@ class Connection {
     pg_conn* pg_ = nullptr;
     int fd_ = -1;
     int own_fd_ = -1;
+    std::uint64_t socket_inode_ = 0;
     int backend_pid_ = 0;
     const Settings settings_;
     bool lost_ = false;
