@@ -7,6 +7,7 @@ namespace pqpool {
 namespace {
 constexpr std::uint64_t kWakeKey = UINT64_MAX, kTimerKey = UINT64_MAX - 1;
 constexpr std::uint64_t kIndexBits = 24;
+thread_local const CompletionQueue* releasing = nullptr;
 }  // namespace
 
 // A call of the owner's, from its first line to its last.
@@ -61,6 +62,7 @@ CompletionQueue::~CompletionQueue() {
         pool_->take_back(*operation.waiting);
         operation.waits_for_pool = false;
     }
+    pool_->forget(*this);
     // From here on nothing comes from the pool any more. What it granted last, and what others released, is among
     // these.
     answered_ = {};
@@ -367,7 +369,9 @@ void CompletionQueue::release_here(Lease& lease) {
                  Result(error_of(ErrorKind::cancelled, "the lease was released while the statement was under way")));
     }
     unwatch(lease);
+    const CompletionQueue* outer = std::exchange(releasing, this);
     pool_->release_owned(lease);
+    releasing = outer;
 }
 
 // An edge-triggered loop is told once of what is ready, so all of it is taken. Where that has no end, the wake-up tells
@@ -460,20 +464,37 @@ void CompletionQueue::follow_log() {
 void CompletionQueue::deliver(Waiting& waiting) {
     {
         std::lock_guard lock(mutex_);
+        if (!is_releasing() && answered_.empty()) untaken_since_ = monotonic_now();
         answered_.push(waiting);
         inbox_full_.store(true, std::memory_order_relaxed);
     }
-    if (std::this_thread::get_id() != owner_) wake();
+    if (!is_releasing()) wake();
+}
+
+bool CompletionQueue::is_releasing() const { return releasing == this; }
+
+bool CompletionQueue::take_stale(Nanos before, WaitingList& grants) {
+    std::lock_guard lock(mutex_);
+    if (answered_.empty()) return false;
+    if (untaken_since_ > before) return true;
+    WaitingList answers = std::exchange(answered_, {});
+    while (Waiting* waiting = answers.pop())
+        (waiting->what == Waiting::For::acquire && !waiting->error ? grants : answered_).push(*waiting);
+    parked_ = true;
+    inbox_full_.store(true, std::memory_order_relaxed);
+    return false;
 }
 
 void CompletionQueue::take_inbox() {
     while (inbox_full_.load(std::memory_order_relaxed)) {
         WaitingList answers;
         Lease* releases;
+        bool parked;
         {
             std::lock_guard lock(mutex_);
             answers = std::exchange(answered_, {});
             releases = std::exchange(to_release_, nullptr);
+            parked = std::exchange(parked_, false);
             inbox_full_.store(false, std::memory_order_relaxed);
         }
         while (Waiting* waiting = answers.pop()) answered(*waiting->operation);
@@ -481,6 +502,7 @@ void CompletionQueue::take_inbox() {
             releases = lease->next_to_release;
             release_here(*lease);
         }
+        if (parked) pool_->unpark(*this);
     }
 }
 

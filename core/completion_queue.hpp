@@ -78,8 +78,16 @@ class CompletionQueue {
     void wake() { wakeup_->wake(); }  // any thread
     void follow_log();                // wakes when the pool's log has a line
 
-    // From the pool, under its lock: `waiting` has its answer.
-    void deliver(Waiting& waiting);
+    // ---- from the pool, under its lock ----
+    void deliver(Waiting& waiting);  // it has its answer
+    // What it was granted before then and has not taken is in `grants`, and it is told to ask again when it is polled.
+    // False where it has taken all.
+    bool take_stale(Nanos before, WaitingList& grants);
+    struct Told {
+        CompletionQueue* next = nullptr;
+        bool is_listed = false;
+    } told;
+    bool is_releasing() const;  // on this thread, by a call of its own: it will look for what that grants it
 
   private:
     struct Watched {  // by slot
@@ -129,6 +137,8 @@ class CompletionQueue {
     std::mutex mutex_;  // guards the inbox; taken under the pool's lock
     WaitingList answered_;
     Lease* to_release_ = nullptr;
+    Nanos untaken_since_ = 0;  // what another queue or thread has caused
+    bool parked_ = false;      // its requests are with the pool until it is polled
     std::atomic<bool> inbox_full_{false};
 };
 

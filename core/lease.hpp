@@ -151,7 +151,7 @@ struct Waiting {
 
     enum class For { acquire, replacement, opening, shutdown };
     For what = For::acquire;
-    Nanos patience = 0, deadline = 0;
+    Nanos patience = 0, deadline = 0, leak_limit = 0;
     std::string tag;
     CompletionQueue* queue = nullptr;  // who is told; none: the thread in wait()
     AsyncOperation* operation = nullptr;
@@ -169,6 +169,7 @@ struct Waiting {
 // Takes in without memory of its own, so that whoever waits can always be answered. A Waiting stands in one at most.
 class WaitingList {
   public:
+    bool empty() const { return !first_; }
     void push(Waiting& waiting) {
         waiting.next = nullptr;
         (last_ ? last_->next : first_) = &waiting;

@@ -296,8 +296,9 @@ Nanos Pool::on_tick() {
     Locked locked(*this);
     const Nanos now = monotonic_now();
     if (machine_.next_deadline() <= now) machine_.tick(now);
+    if (look_for_stalled_at_ <= now) park_stalled(now);
     carry_out();
-    return keeper_wakes_at_ = machine_.next_deadline();
+    return keeper_wakes_at_ = next_tick();
 }
 
 void Pool::on_trouble(const Error& error) {
@@ -455,6 +456,7 @@ void Pool::grant(SlotId slot, Waiting& waiting) {
     try {
         waiting.lease = &new_lease(slot, waiting, now);
         answer(waiting);
+        if (waiting.queue) watch_grant(*waiting.queue, now);
     } catch (...) {
         machine_.released(slot, {.queries = connections_[slot.index]->queries()}, now);
         fail(waiting, error_under_way());

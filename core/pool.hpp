@@ -20,6 +20,9 @@
 
 namespace pqpool {
 
+// So long a queue may leave a granted connection untaken while others wait for one.
+inline constexpr Nanos kGrantPatience = kSecond;
+
 struct AcquireRequest {
     Nanos timeout = -2;     // kByOption: the option's; negative otherwise: no limit; 0: do not wait
     Nanos leak_limit = -2;  // kByOption: the option's; 0: not watched
@@ -95,6 +98,8 @@ class Pool final : private KeeperClient {
     void release_owned(Lease& lease);
     // The lease of this queue that stands next in the table, from place `at` on, which moves on; nullptr: no more.
     Lease* next_lease_of(const CompletionQueue& queue, std::size_t& at) const;
+    void unpark(CompletionQueue& queue);  // it is polled again: its requests wait again
+    void forget(CompletionQueue& queue);  // at its end
     void note_lost(const Lease& lease, bool in_validation = false);
     Nanos statement_deadline(Nanos timeout) const;
     Keeper& keeper() { return keeper_; }
@@ -153,6 +158,10 @@ class Pool final : private KeeperClient {
         return handle_bits_ | lease.generation << kLeaseIndexBits | lease.index;
     }
     Lease& new_lease(SlotId slot, Waiting& waiting, Nanos now);
+    void give_back(Lease& lease, const ReturnedConnection& condition, Nanos now);
+    void watch_grant(CompletionQueue& queue, Nanos now);
+    void park_stalled(Nanos now);
+    Nanos next_tick() const { return std::min(machine_.next_deadline(), look_for_stalled_at_); }
     std::unique_ptr<Connection>& connection_of(SlotId slot);
     void put(SlotId slot, Lease& lease, Nanos now);
     Lease& begin_use(LeaseHandle handle);
@@ -197,6 +206,11 @@ class Pool final : private KeeperClient {
     std::vector<std::uint32_t> free_leases_;
     std::vector<std::uint32_t> lease_of_slot_;
     WaitingList opening_waiters_, shutdown_waiters_;
+    // Queues that were told of a grant and may not have taken it yet; and the requests of those that did not, until
+    // they are polled again. See pool_stalled.cpp.
+    CompletionQueue* told_ = nullptr;
+    WaitingList parked_;
+    Nanos look_for_stalled_at_ = kNever;
     std::vector<PendingLine> lines_;  // of the log, still to be written
     bool writes_log_ = false;         // a thread is at it
     std::string last_error_;
@@ -218,7 +232,7 @@ class Pool::Locked {
     explicit Locked(Pool& pool) : pool_(pool) { pool.mutex_.lock(); }
     ~Locked() {  // fails in nothing: what it needs was had when the slot was opened, or is left out
         if (!pool_.machine_.actions().empty()) pool_.carry_out();
-        if (const Nanos next = pool_.machine_.next_deadline(); next < pool_.keeper_wakes_at_) {
+        if (const Nanos next = pool_.next_tick(); next < pool_.keeper_wakes_at_) {
             pool_.keeper_wakes_at_ = next;
             pool_.keeper_.wake();
         }

@@ -87,6 +87,7 @@ bool Pool::ask(const AcquireRequest& request, Waiting& waiting) {
     const Nanos leak_limit = request.leak_limit == AcquireRequest::kByOption ? leak_limit_
                              : request.leak_limit <= 0                       ? kNever
                                                                              : request.leak_limit;
+    waiting.leak_limit = leak_limit;
     Locked locked(*this);
     if (!started_)
         throw Error(ErrorKind::not_initialized,
@@ -104,6 +105,7 @@ bool Pool::ask(const AcquireRequest& request, Waiting& waiting) {
             break;
     }
     waiting.waiter = answer.waiter;
+    if (told_) look_for_stalled_at_ = std::min(look_for_stalled_at_, now + kGrantPatience);
     return false;
 }
 
@@ -137,7 +139,7 @@ bool Pool::take_back(Waiting& waiting) {
     Locked locked(*this);
     if (waiting.what == Waiting::For::opening) return opening_waiters_.remove(waiting);
     if (waiting.what == Waiting::For::shutdown) return shutdown_waiters_.remove(waiting);
-    return machine_.cancel(waiting.waiter);
+    return parked_.remove(waiting) || machine_.cancel(waiting.waiter);
 }
 
 LeaseHandle Pool::acquire(const AcquireRequest& request) {
@@ -362,7 +364,10 @@ void Pool::release_owned(Lease& lease) {
     }
     Locked locked(*this);
     // When nobody waits, the time only says since when the connection is idle.
-    const Nanos now = machine_.waiting() > 0 ? monotonic_now() : coarse_now();
+    give_back(lease, condition, machine_.waiting() > 0 ? monotonic_now() : coarse_now());
+}
+
+void Pool::give_back(Lease& lease, const ReturnedConnection& condition, Nanos now) {
     if (lease.connection && !condition.broken && !condition.dirty) lease.connection->end_lease(now);
     const LeaseHandle handle = handle_of(lease);
     lease.handle.store(0, std::memory_order_release);

@@ -111,6 +111,11 @@ class PoolMachine {
     AcquireAnswer replace(SlotId dead, Nanos now, Nanos deadline, void* context);
     // False where the waiter has been granted or failed already.
     bool cancel(WaiterId waiter);
+    // The requests for a lease whose context `leaves` is true for wait no more.
+    template <class Leaves>
+    void take_waiters(Leaves&& leaves) {
+        waiters_.take_if([&](const Waiter& waiter) { return !waiter.replaces() && leaves(waiter.context); });
+    }
     void released(SlotId slot, const ReturnedConnection& condition, Nanos now);
     void released_without_connection();  // of a lease whose replacement failed
     // False where the slot is gone: the caller closes the connection.

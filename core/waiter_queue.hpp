@@ -38,6 +38,14 @@ class WaiterQueue {
     bool remove(WaiterId id, Waiter* removed = nullptr);
     Nanos next_deadline() const { return heap_.empty() ? kNever : nodes_[heap_.front()].waiter.deadline; }
     Waiter pop_earliest() { return take(heap_.front()); }
+    // Takes out those that `leaves` is true for, in their order.
+    template <class Leaves>
+    void take_if(Leaves&& leaves) {
+        for (std::uint32_t index = first_, next; index != kNone; index = next) {
+            next = nodes_[index].next;
+            if (leaves(nodes_[index].waiter)) take(index);
+        }
+    }
 
   private:
     static constexpr std::uint32_t kNone = UINT32_MAX;

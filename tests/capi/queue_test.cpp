@@ -132,6 +132,67 @@ TEST_CASE("a_waiting_acquire_is_granted_by_a_release", "[queue]") {
     CHECK(pool.wait_until_quiet());
 }
 
+TEST_CASE("a_queue_is_told_of_what_another_queue_of_its_thread_grants_it", "[queue]") {
+    Pool pool({{"min_size", "1"}, {"max_size", "1"}});
+    Queue waits(pool), releases(pool);
+    const auto lease = releases.acquire();
+    const auto id = waits.acquire_waiting();
+    CHECK_FALSE(is_readable(waits));
+    CHECK(pool.release(lease) == PQPOOL_OK);
+    CHECK(is_readable(waits));
+    CHECK_FALSE(is_readable(releases));
+    const auto done = waits.wait();
+    CHECK(done.id == id);
+    CHECK(pool.release(done.lease) == PQPOOL_OK);
+}
+
+TEST_CASE("a_queue_that_nobody_polls_keeps_no_connection_from_the_others", "[queue]") {
+    Pool pool({{"min_size", "1"}, {"max_size", "1"}});
+    auto stalled = std::make_unique<Queue>(pool);
+    Queue lively(pool);
+    const auto lease = lively.acquire();
+    std::vector<uint64_t> ids;
+    for (int i = 0; i < 5; i++) ids.push_back(stalled->acquire_waiting());
+    CHECK(pool.release(lease) == PQPOOL_OK);  // granted to the first of them
+    const auto start = Clock::now();
+    lively.acquire_waiting();
+    const auto mine = lively.wait();  // of one time limit, not of five
+    REQUIRE(mine.status == PQPOOL_OK);
+    CHECK(since(start) < seconds(4));
+    CHECK(pool.statistics().waiting_requests == 0);
+
+    SECTION("polled again, it is served in its order") {
+        CHECK(stalled->wait_for(1, milliseconds(50)).empty());
+        CHECK(pool.statistics().waiting_requests == 5);
+        CHECK(pool.release(mine.lease) == PQPOOL_OK);
+        for (const auto id : ids) {
+            const auto done = stalled->wait();
+            CHECK(done.id == id);
+            CHECK(pool.release(done.lease) == PQPOOL_OK);
+        }
+    }
+    SECTION("a request of it can be cancelled, and the others stay") {
+        CHECK(stalled->cancel(ids[0]));
+        CHECK(stalled->wait().status == PQPOOL_CANCELLED);
+        CHECK(pool.release(mine.lease) == PQPOOL_OK);
+        const auto done = stalled->wait();
+        CHECK(done.id == ids[1]);
+        CHECK(pool.release(done.lease) == PQPOOL_OK);
+    }
+    SECTION("its end takes them along") {
+        stalled.reset();
+        CHECK(pool.release(mine.lease) == PQPOOL_OK);
+    }
+    SECTION("shut down meanwhile, they fail") {
+        CHECK(pool.release(mine.lease) == PQPOOL_OK);
+        CHECK(pqpool_shutdown(pool, 1000) == PQPOOL_OK);
+        for (const auto& done : stalled->wait_for(5)) CHECK(done.status == PQPOOL_CLOSED);
+        return;
+    }
+    stalled.reset();
+    CHECK(pool.wait_until_quiet());
+}
+
 TEST_CASE("an_acquire_past_its_timeout_completes_with_timeout", "[queue]") {
     Pool pool({{"min_size", "1"}, {"max_size", "1"}});
     Queue queue(pool);

@@ -262,6 +262,40 @@ def test_a_loop_that_closes_hands_on_what_its_tasks_held_and_waited_for(
     task._log_destroy_pending = False  # type: ignore[attr-defined]
 
 
+def test_a_loop_that_stopped_takes_what_it_was_granted_meanwhile(
+    database_url: str, loop: asyncio.AbstractEventLoop
+) -> None:
+    """Two loops of one thread, one after the other."""
+    pool = ConnectionPoolManager(small(database_url))
+    stopped = asyncio.new_event_loop()
+
+    async def hold() -> Any:
+        return await pool.acquire()
+
+    async def wait() -> asyncio.Task[Any]:
+        task = asyncio.create_task(pool.fetchval("SELECT 1"))
+        await asyncio.sleep(0)
+        return task
+
+    try:
+        loop.run_until_complete(pool.initialize())
+        held = loop.run_until_complete(hold())
+        task = stopped.run_until_complete(wait())
+        loop.run_until_complete(pool.release(held))
+        assert stopped.run_until_complete(asyncio.wait_for(task, 5.0)) == 1
+
+        held = loop.run_until_complete(hold())
+        tasks = [stopped.run_until_complete(wait()) for _ in range(20)]
+        loop.run_until_complete(pool.release(held))  # granted to a loop that does not run
+        assert loop.run_until_complete(pool.fetchval("SELECT 2")) == 2
+        done = stopped.run_until_complete(asyncio.wait_for(asyncio.gather(*tasks), 5.0))
+        assert done == [1] * 20
+        loop.run_until_complete(assert_sound(pool))
+        loop.run_until_complete(pool.shutdown(1.0))
+    finally:
+        stopped.close()
+
+
 def test_the_descriptors_of_a_closed_loop_are_closed_with_it(database_url: str) -> None:
     pool = ConnectionPoolManager(small(database_url))
     asyncio.run(pool.initialize())
