@@ -47,6 +47,22 @@ TEST_CASE("removal_keeps_the_order_of_the_rest", "[waiters]") {
     CHECK(queue.empty());
 }
 
+TEST_CASE("those_that_leave_keep_the_order_and_the_deadlines_of_the_rest", "[waiters]") {
+    WaiterQueue queue;
+    for (std::uintptr_t i = 0; i < 6; i++) queue.push_back(numbered(i, static_cast<Nanos>(50 - i)));
+    std::vector<std::uintptr_t> left;
+    queue.take_if([&](const Waiter& waiter) {
+        if (number_of(waiter) % 2 == 0) return false;
+        left.push_back(number_of(waiter));
+        return true;
+    });
+    CHECK(left == std::vector<std::uintptr_t>{1, 3, 5});
+    CHECK(queue.size() == 3);
+    CHECK(queue.next_deadline() == 46);
+    for (const std::uintptr_t i : {0, 2, 4}) CHECK(number_of(queue.pop_front()) == i);
+    CHECK(queue.empty());
+}
+
 TEST_CASE("an_id_does_not_name_a_later_waiter_in_the_same_place", "[waiters]") {
     WaiterQueue queue;
     const WaiterId first = queue.push_back(numbered(1));

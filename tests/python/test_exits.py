@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 from pqpool.throwaway import ThrowawayServer
 from support.pools import named, sessions_of
@@ -72,3 +73,38 @@ print("end", flush=True)
         assert (code, output) == (0, "end\n") or what == "statement", output
         assert code == 0 and output.startswith("end"), output
     wait_until(lambda: not sessions_of(server, "exits"))
+
+
+def test_a_daemon_that_closed_its_descriptors_uses_the_pool_and_keeps_its_own_files(
+    database_url: str, tmp_path: Path
+) -> None:
+    """The numbers of the parent's sockets name the child's files by then."""
+    program = """
+import asyncio, os, sys
+from pqpool import ConnectionPoolManager, PoolConfig
+pool = ConnectionPoolManager(PoolConfig(sys.argv[1], min_size=3, max_size=4))
+loop = asyncio.new_event_loop()
+loop.run_until_complete(pool.initialize())
+async def hold():
+    return await pool.acquire()
+held = loop.run_until_complete(hold())
+child = os.fork()
+if child == 0:
+    os.closerange(3, 256)
+    files = [open(f"{sys.argv[2]}/{n}", "w+") for n in range(40)]
+    print(asyncio.run(pool.fetchval("SELECT 42")), flush=True)
+    asyncio.run(pool.shutdown(1.0))
+    for n, file in enumerate(files):
+        file.write(str(n))
+        file.close()
+        assert open(f"{sys.argv[2]}/{n}").read() == str(n), n
+    print("kept", flush=True)
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+print(loop.run_until_complete(held.fetchval("SELECT 43")), flush=True)
+loop.run_until_complete(pool.release(held))
+loop.run_until_complete(pool.shutdown(1.0))
+loop.close()
+"""
+    code, output = run_python(program, database_url, str(tmp_path))
+    assert (code, output) == (0, "42\nkept\n43\n"), output
