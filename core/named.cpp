@@ -1,9 +1,9 @@
 #include "core/named.hpp"
 
-#include <openssl/sha.h>
-
 #include <algorithm>
 #include <utility>
+
+#include "core/sha256.hpp"
 
 namespace pqpool {
 
@@ -14,8 +14,7 @@ constexpr std::uint8_t kMostMissed = 2;
 std::string name_of_statement(std::string_view key) {
     constexpr std::size_t kBytes = 16;
     static constexpr char kDigits[] = "0123456789abcdef";
-    unsigned char hash[SHA256_DIGEST_LENGTH];
-    SHA256(reinterpret_cast<const unsigned char*>(key.data()), key.size(), hash);
+    const auto hash = sha256(key);
     std::string name = "pqpool_";
     for (std::size_t i = 0; i < kBytes; i++) {
         name += kDigits[hash[i] >> 4];

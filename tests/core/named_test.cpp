@@ -73,3 +73,15 @@ TEST_CASE("with_a_capacity_of_none_nothing_is_kept", "[named]") {
     CHECK(names.look_up(statement("SELECT 1")) == nullptr);
     CHECK_FALSE(names.keeps_any());
 }
+
+TEST_CASE("the_hash_is_sha_256_whatever_the_length", "[named]") {
+    const std::pair<std::size_t, const char*> known[] = {
+        {0, "e3b0c44298fc1c149afbf4c8996fb924"},    {1, "2d711642b726b04401627ca9fbac32f5"},
+        {55, "d5e285683cd4efc02d021a5c62014694"},   {56, "04c26261370ee7541549d16dee320c72"},
+        {63, "75220b47218278e656f2013bb8f0c455"},   {64, "7ce100971f64e7001e8fe5a51973ecdf"},
+        {119, "000b48d4edf0fa7bee3c6236ecd2785b"},  {120, "13f05a0b594787f5ecd315edc96141bd"},
+        {1000, "44f8354494a5ba03ba1792a8d3e9c534"},
+    };
+    for (const auto& [length, digits] : known)
+        CHECK(name_of_statement(std::string(length, 'x')) == std::string("pqpool_") + digits);
+}
