@@ -3,6 +3,9 @@
 #include <array>
 #include <cstring>
 #include <iterator>
+#include <string>
+
+#include "core/error.hpp"
 
 namespace pqpool {
 
@@ -256,6 +259,17 @@ StatementTraits classify(std::string_view sql) {
     return all;
 }
 
+constexpr std::size_t kMostBytes = 0x3FFF'FFFF;  // of a message that PostgreSQL takes
+constexpr std::size_t kBytesAround = 16;         // a parameter's type, format and length, and a share of the head
+constexpr std::size_t kKeptBytes = 1 << 20;      // what a huge statement needed is not kept for the next one
+
+static void want_sendable(std::size_t size, const char* what) {
+    if (size + kBytesAround <= kMostBytes) return;
+    throw Error(ErrorKind::invalid_argument, std::string(what) + " of " + std::to_string(size) +
+                                                 " bytes or more cannot be sent: PostgreSQL takes " +
+                                                 std::to_string(kMostBytes) + ". Suggestion: send it in parts");
+}
+
 void Statement::assign(std::string_view sql, const Parameter* parameters, std::size_t count, ResultFormat format) {
     format_ = format;
     types_.resize(count);
@@ -267,10 +281,14 @@ void Statement::assign(std::string_view sql, const Parameter* parameters, std::s
         const Parameter& p = parameters[i];
         types_[i] = p.type;
         formats_[i] = p.binary ? 1 : 0;
-        lengths_[i] = !p.value ? 0 : p.binary ? p.length : static_cast<int>(std::strlen(p.value));
-        size += static_cast<std::size_t>(lengths_[i]) + 1;
+        const std::size_t length = !p.value ? 0 : p.binary ? static_cast<std::size_t>(p.length) : std::strlen(p.value);
+        size += length + 1;
+        want_sendable(size + count * kBytesAround, "the parameters");
+        lengths_[i] = static_cast<int>(length);
     }
+    want_sendable(sql.size() + count * kBytesAround, "the statement's text");
     data_.clear();
+    if (data_.capacity() > kKeptBytes && size <= kKeptBytes) data_ = {};
     data_.reserve(size);
     for (std::size_t i = 0; i < count; i++) {
         if (!parameters[i].value) {

@@ -143,6 +143,15 @@ TEST_CASE("parameters_that_make_no_sense_are_refused", "[bad input]") {
     statement.parameters = &negative;
     CHECK(pqpool_run(pool, nullptr, &statement, &result) == PQPOOL_INVALID_ARGUMENT);
     CHECK_THAT(pqpool_error_message(), Catch::Contains("length"));
+    const pqpool_parameter too_long = {"x", 17, 0x40000000, 1, 0};  // nobody reads so far
+    statement.parameters = &too_long;
+    CHECK(pqpool_run(pool, nullptr, &statement, &result) == PQPOOL_INVALID_ARGUMENT);
+    CHECK_THAT(pqpool_error_message(), Catch::Contains("PostgreSQL takes 1073741823"));
+    const pqpool_parameter too_long_together[] = {{"x", 17, 0x20000000, 1, 0}, {"x", 17, 0x20000000, 1, 0}};
+    statement.parameters = too_long_together;
+    statement.parameter_count = 2;
+    CHECK(pqpool_run(pool, nullptr, &statement, &result) == PQPOOL_INVALID_ARGUMENT);
+    CHECK_THAT(pqpool_error_message(), Catch::Contains("PostgreSQL takes 1073741823"));
     statement.parameter_count = 65536;
     CHECK(pqpool_run(pool, nullptr, &statement, &result) == PQPOOL_INVALID_ARGUMENT);
     statement.parameter_count = 0;
