@@ -14,6 +14,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <new>
 
 #include "core/options.hpp"
 #include "core/secrets.hpp"
@@ -109,6 +110,7 @@ ConnectPlan::ConnectPlan(std::string_view database_url) {
     if (!parsed) {
         const std::string text = without_values(trimmed(problem), conninfo);
         PQfreemem(problem);
+        if (text.empty() || text == "out of memory") throw std::bad_alloc();
         throw Error(
             ErrorKind::configuration,
             "database_url is not a valid connection string: " + text +
@@ -132,7 +134,8 @@ ConnectPlan::ConnectPlan(std::string_view database_url) {
 // What libpq would take from the environment decides whether a name has to be resolved, so it is taken here.
 void ConnectPlan::add_defaults() {
     PQconninfoOption* defaults = PQconndefaults();
-    for (const PQconninfoOption* o = defaults; o && o->keyword; o++) {
+    if (!defaults) throw std::bad_alloc();
+    for (const PQconninfoOption* o = defaults; o->keyword; o++) {
         const std::string_view keyword = o->keyword;
         if (o->val && (keyword == "host" || keyword == "hostaddr" || keyword == "port" || keyword == "user") &&
             get(keyword).empty())
@@ -274,13 +277,13 @@ bool CancelRequest::is_called_off() const {
 
 Connection::Connection(const ConnectPlan& plan, const Settings& settings)
     : settings_(settings), named_(settings.statement_cache_size) {
+    parts_.reserve(16);  // before there is anything to close
     pg_ = PQconnectStartParams(plan.keywords(), plan.values(), 0);
     if (!pg_) throw Error(ErrorKind::internal, "out of memory while opening a connection");
     PQsetNoticeReceiver(
         pg_, [](void* self, const PGresult* notice) { on_notice(self, notice); }, this);
     PQsetErrorVerbosity(pg_, PQERRORS_VERBOSE);  // see take_sqlstate()
     fd_ = PQsocket(pg_);
-    parts_.reserve(16);
 }
 
 Connection::~Connection() {

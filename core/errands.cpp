@@ -5,7 +5,7 @@
 
 #include <condition_variable>
 #include <cstring>
-#include <deque>
+#include <list>
 #include <mutex>
 #include <system_error>
 
@@ -16,7 +16,7 @@ namespace pqpool {
 struct Errands::State {
     std::mutex mutex;
     std::condition_variable changed;
-    std::deque<std::function<void()>> waiting;
+    std::list<std::function<void()>> waiting;  // unlike a deque it needs no memory while it is empty
     bool started = false;
     bool stopped = false;
 };
@@ -24,7 +24,7 @@ struct Errands::State {
 Errands::Errands() : state_(std::make_shared<State>()) {}
 
 Errands::~Errands() {
-    std::deque<std::function<void()>> dropped;  // destroyed outside the lock
+    std::list<std::function<void()>> dropped;  // destroyed outside the lock
     {
         std::lock_guard lock(state_->mutex);
         state_->stopped = true;
