@@ -455,12 +455,13 @@ void Pool::grant(SlotId slot, Waiting& waiting) {
     }
     try {
         waiting.lease = &new_lease(slot, waiting, now);
-        answer(waiting);
-        if (waiting.queue) watch_grant(*waiting.queue, now);
     } catch (...) {
         machine_.released(slot, {.queries = connections_[slot.index]->queries()}, now);
-        fail(waiting, error_under_way());
+        return fail(waiting, error_under_way());
     }
+    CompletionQueue* const queue = waiting.queue;
+    answer(waiting);  // and it is gone
+    if (queue) watch_grant(*queue, now);
 }
 
 void Pool::fail(Waiting& waiting, Error error) {

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LONGEST = 500
+LONGEST = 600  # a question, not a reason to cut: a class belongs into one file
 SOURCES = {".c", ".cpp", ".h", ".hpp", ".py", ".pyi"}
 
 PYTHON = r"(Python\.h|pybind11/)"
