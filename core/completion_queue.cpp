@@ -7,7 +7,6 @@ namespace pqpool {
 namespace {
 constexpr std::uint64_t kWakeKey = UINT64_MAX, kTimerKey = UINT64_MAX - 1;
 constexpr std::uint64_t kIndexBits = 24;
-thread_local const CompletionQueue* releasing = nullptr;
 }  // namespace
 
 // A call of the owner's, from its first line to its last.
@@ -344,36 +343,6 @@ void CompletionQueue::abandon(AsyncOperation& operation) {
     if (operation.kind != AsyncOperation::Kind::execute) let_go(lease);
 }
 
-void CompletionQueue::release(Lease& lease) {
-    if (std::this_thread::get_id() == owner_) return release_here(lease);
-    {
-        std::lock_guard lock(mutex_);
-        lease.next_to_release = std::exchange(to_release_, &lease);
-        inbox_full_ = true;
-    }
-    wake();
-}
-
-// Unless somebody has released it already.
-void CompletionQueue::let_go(Lease& lease) {
-    if (lease.handle.exchange(0) != 0) release_here(lease);
-}
-
-void CompletionQueue::release_here(Lease& lease) {
-    while (lease.operation && lease.operation->waits_for_pool && !pool_->take_back(*lease.operation->waiting))
-        take_inbox();
-    if (AsyncOperation* operation = lease.operation) {
-        operation->waits_for_pool = false;
-        abandon(*operation);
-        complete(*operation, 0,
-                 Result(error_of(ErrorKind::cancelled, "the lease was released while the statement was under way")));
-    }
-    unwatch(lease);
-    const CompletionQueue* outer = std::exchange(releasing, this);
-    pool_->release_owned(lease);
-    releasing = outer;
-}
-
 // An edge-triggered loop is told once of what is ready, so all of it is taken. Where that has no end, the wake-up tells
 // the loop to come again.
 void CompletionQueue::poll(Nanos deadline) {
@@ -459,51 +428,6 @@ void CompletionQueue::expire() {
 void CompletionQueue::follow_log() {
     pool_->log().listen(this, [wakeup = wakeup_] { wakeup->wake(); });
     wake();
-}
-
-void CompletionQueue::deliver(Waiting& waiting) {
-    {
-        std::lock_guard lock(mutex_);
-        if (!is_releasing() && answered_.empty()) untaken_since_ = monotonic_now();
-        answered_.push(waiting);
-        inbox_full_.store(true, std::memory_order_relaxed);
-    }
-    if (!is_releasing()) wake();
-}
-
-bool CompletionQueue::is_releasing() const { return releasing == this; }
-
-bool CompletionQueue::take_stale(Nanos before, WaitingList& grants) {
-    std::lock_guard lock(mutex_);
-    if (answered_.empty()) return false;
-    if (untaken_since_ > before) return true;
-    WaitingList answers = std::exchange(answered_, {});
-    while (Waiting* waiting = answers.pop())
-        (waiting->what == Waiting::For::acquire && !waiting->error ? grants : answered_).push(*waiting);
-    parked_ = true;
-    inbox_full_.store(true, std::memory_order_relaxed);
-    return false;
-}
-
-void CompletionQueue::take_inbox() {
-    while (inbox_full_.load(std::memory_order_relaxed)) {
-        WaitingList answers;
-        Lease* releases;
-        bool parked;
-        {
-            std::lock_guard lock(mutex_);
-            answers = std::exchange(answered_, {});
-            releases = std::exchange(to_release_, nullptr);
-            parked = std::exchange(parked_, false);
-            inbox_full_.store(false, std::memory_order_relaxed);
-        }
-        while (Waiting* waiting = answers.pop()) answered(*waiting->operation);
-        while (Lease* lease = releases) {
-            releases = lease->next_to_release;
-            release_here(*lease);
-        }
-        if (parked) pool_->unpark(*this);
-    }
 }
 
 Completion* CompletionQueue::first() {
