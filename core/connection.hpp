@@ -227,6 +227,7 @@ class Connection {
     bool lease_chose_read_only() const;
     void unexpected(const char* what);
     void lose();
+    void lose_unsent();
     static void on_notice(void* self, const pg_result* notice);
 
     pg_conn* pg_ = nullptr;

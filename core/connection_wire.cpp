@@ -247,13 +247,23 @@ void Connection::send_statement(const Statement& s) {
         sent = PQsendQueryParams(pg_, s.sql(), s.count(), s.types(), s.values(), s.lengths(), s.formats(), binary_);
     } else {
         if (!known_->on_server) {
-            if (PQsendPrepare(pg_, known_->name.c_str(), s.sql(), s.count(), s.types()) != 1) return lose();
+            if (PQsendPrepare(pg_, known_->name.c_str(), s.sql(), s.count(), s.types()) != 1) return lose_unsent();
             parts_.push_back(Part::prepare);
         }
         sent = PQsendQueryPrepared(pg_, known_->name.c_str(), s.count(), s.values(), s.lengths(), s.formats(), binary_);
     }
-    if (sent != 1) return lose();
+    if (sent != 1) return lose_unsent();
     parts_.push_back(Part::statement);
+}
+
+// A statement that libpq has not taken whole, for want of memory: the server has not all of it, and will get no more.
+void Connection::lose_unsent() {
+    if (PQstatus(pg_) == CONNECTION_BAD) return lose();
+    std::string words = PQerrorMessage(pg_);
+    while (!words.empty() && (words.back() == '\n' || words.back() == ' ')) words.pop_back();
+    break_off();
+    throw Error(ErrorKind::internal, "the statement could not be sent: " + words +
+                                         "; it was not executed. Suggestion: free memory, or send smaller values");
 }
 
 }  // namespace pqpool

@@ -139,9 +139,11 @@ int main(int argc, char** argv) {
     }
     int wrong = 0;
     for (int i = 0; i < faults::kKinds; i++)
-        if (kind = static_cast<Kind>(i); kind != Kind::memory) wrong += sweep(kind, 1, 1, 1, url);
+        if (kind = static_cast<Kind>(i); kind != Kind::memory && kind != Kind::large_memory)
+            wrong += sweep(kind, 1, 1, 1, url);
     constexpr long kStep = 13, kRow = 25;
     std::mt19937 random(std::random_device{}());
+    wrong += sweep(Kind::large_memory, 1, 1, 1000, url);
     wrong += sweep(Kind::memory, 1 + static_cast<long>(random() % kStep), kStep, 1, url);
     wrong += sweep(Kind::memory, 1 + static_cast<long>(random() % (3 * kStep)), 3 * kStep, kRow, url);
     return wrong ? 1 : 0;

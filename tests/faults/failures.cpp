@@ -42,6 +42,9 @@ bool fails(Kind kind) {
     return it_does;
 }
 
+// Large is what a process meets its limit with.
+bool lacks(size_t size) { return fails(Kind::memory) || (size >= 1'000'000 && fails(Kind::large_memory)); }
+
 int failed(int error) {
     errno = error;
     return -1;
@@ -91,6 +94,7 @@ long counted() { return count.load(); }
 using faults::failed;
 using faults::fails;
 using faults::Kind;
+using faults::lacks;
 
 extern "C" {
 
@@ -99,19 +103,19 @@ void* __libc_calloc(size_t count, size_t size);
 void* __libc_realloc(void* old, size_t size);
 
 void* malloc(size_t size) {
-    if (!fails(Kind::memory)) return __libc_malloc(size);
+    if (!lacks(size)) return __libc_malloc(size);
     errno = ENOMEM;
     return nullptr;
 }
 
 void* calloc(size_t count, size_t size) {
-    if (!fails(Kind::memory)) return __libc_calloc(count, size);
+    if (!lacks(count * size)) return __libc_calloc(count, size);
     errno = ENOMEM;
     return nullptr;
 }
 
 void* realloc(void* old, size_t size) {
-    if (!fails(Kind::memory)) return __libc_realloc(old, size);
+    if (!lacks(size)) return __libc_realloc(old, size);
     errno = ENOMEM;
     return nullptr;
 }

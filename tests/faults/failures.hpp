@@ -7,6 +7,7 @@ namespace faults {
 // X(name, what it is called)
 #define FAULTS_KINDS(X) \
     X(memory)           \
+    X(large_memory)     \
     X(threads)          \
     X(epoll_create1)    \
     X(epoll_ctl)        \

@@ -74,6 +74,9 @@ bool good(int32_t status, const char* call) {
     if (status == PQPOOL_OK) return true;
     if (!is_excused(status)) wrong("%s gave %d: %s", call, status, pqpool_error_message());
     if (!*pqpool_error_message()) wrong("%s gave %d without a word", call, status);
+    // What was never sent whole was not executed, and that is known.
+    if (std::strstr(pqpool_error_message(), "cannot allocate memory") && std::strstr(pqpool_error_message(), "unknown"))
+        wrong("%s gave %d: %s", call, status, pqpool_error_message());
     return false;
 }
 
@@ -88,6 +91,12 @@ void expect_value(const pqpool_result* result, const char* wanted, const char* c
     if (pqpool_result_rows(result) != 1 || !value || std::strcmp(value, wanted) != 0)
         wrong("%s succeeded with %d rows and '%s', not '%s'", call, pqpool_result_rows(result), value ? value : "NULL",
               wanted);
+}
+
+const char* large_text() {
+    static char text[2'000'001];
+    std::memset(text, 'x', sizeof text - 1);
+    return text;
 }
 
 // Cancels what runs on a lease, from a thread of its own that was there before.
@@ -212,7 +221,9 @@ void Life::use() {
     if (!pool_) return;
     if (!good(pqpool_start(pool_), "pqpool_start") && !good(pqpool_start(pool_), "pqpool_start, again")) {
         pqpool_lease lease;
-        if (pqpool_acquire(pool_, nullptr, &lease) != PQPOOL_NOT_INITIALIZED) wrong("half a start");
+        const int32_t status = pqpool_acquire(pool_, nullptr, &lease);
+        if (status != PQPOOL_NOT_INITIALIZED && status != PQPOOL_INTERNAL)
+            wrong("half a start: acquire gave %d", status);
         return;
     }
     if (!good(pqpool_queue_open(pool_, &queue_), "pqpool_queue_open")) queue_ = nullptr;
@@ -252,6 +263,8 @@ void Life::use_blocking() {
     for (int i = 0; i < 3; i++) run(lease, "SELECT $1::int + 1 AS answer", "42", &parameter);
     run(lease, "SELECT repeat('x', 100000)::text AS wide, 1 LIMIT 0", nullptr);
     run(lease, "SELECT length(string_agg(g::text, ',')) FROM generate_series(1, 9999) g", "48887");
+    const pqpool_parameter large = {large_text(), 0, 0, 0, 0};
+    run(lease, "SELECT length($1::text)", "2000000", &large);
     run(lease, "SET search_path TO pg_catalog; SELECT 5", "5");
 
     pqpool_result* result = nullptr;
