@@ -4,8 +4,6 @@
 // What has a fixed binary layout goes in it, and the rest as text that means the same under every setting of the
 // session.
 
-#include <algorithm>
-
 #include "parameters.hpp"
 
 namespace pqpool_python {
@@ -35,37 +33,7 @@ void name_parameter(PyObject* value, Py_ssize_t number) {
     PyErr_Restore(new_type, error, new_trace);
 }
 
-// The greatest n of a "$n" anywhere in the text, be it in a literal.
-std::size_t greatest_number(std::string_view sql) {
-    std::size_t greatest = 0;
-    for (auto at = sql.find('$'); at != std::string_view::npos; at = sql.find('$', at)) {
-        std::size_t number = 0;
-        for (at++; at < sql.size() && sql[at] >= '0' && sql[at] <= '9'; at++)
-            number = std::min<std::size_t>(number * 10 + static_cast<std::size_t>(sql[at] - '0'), 1'000'000);
-        greatest = std::max(greatest, number);
-    }
-    return greatest;
-}
-
 }  // namespace
-
-bool has_room_for(std::string_view sql, std::size_t arguments) {
-    if (sql.size() > kMostBytes - kBytesAround) {
-        raise_error("invalid_argument", "the query has " + std::to_string(sql.size()) +
-                                            " bytes, and PostgreSQL takes " + std::to_string(kMostBytes) +
-                                            ". Suggestion: pass its values as parameters");
-        return false;
-    }
-    if (arguments == 0) return true;
-    const std::size_t expected = greatest_number(sql);
-    if (arguments <= expected) return true;
-    raise_error("invalid_argument", "the server expects " + std::to_string(expected) +
-                                        (expected == 1 ? " argument" : " arguments") + " for this query, " +
-                                        std::to_string(arguments) + (arguments == 1 ? " was" : " were") +
-                                        " passed. Suggestion: number the places in the query $1, $2, … and pass as "
-                                        "many arguments");
-    return false;
-}
 
 bool Parameters::assign(PyObject* const* values, Py_ssize_t count) {
     return without_exceptions([&] { return convert(values, count); });

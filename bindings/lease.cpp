@@ -137,9 +137,6 @@ PyObject* lease_run(PyObject* object, PyObject* const* args, Py_ssize_t count) {
     if (!statement.sql) return nullptr;
     if (static_cast<std::size_t>(length) != std::char_traits<char>::length(statement.sql))
         return raise_error("invalid_argument", "the query holds a NUL character");
-    if (!has_room_for({statement.sql, static_cast<std::size_t>(length)},
-                      static_cast<std::size_t>(PyTuple_GET_SIZE(args[2]))))
-        return nullptr;
     Borrowed borrowed(driver);
     if (!borrowed.parameters.assign(&PyTuple_GET_ITEM(args[2], 0), PyTuple_GET_SIZE(args[2]))) return nullptr;
     statement.parameters = borrowed.parameters.data();

@@ -119,9 +119,6 @@ class Parameters {
     std::vector<pqpool_parameter> parameters_;
 };
 
-// Whether the statement can be sent and has a use for that many arguments. False with a Python error set.
-bool has_room_for(std::string_view sql, std::size_t arguments);
-
 // ---- the event loop's side ----
 
 bool add_driver_types(PyObject* module);

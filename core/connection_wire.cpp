@@ -169,6 +169,12 @@ void Connection::look_at(const Statement& statement) {
         throw Error(ErrorKind::unsupported,
                     "COPY cannot run in a pipeline. Suggestion: take the raw connection of the lease and use "
                     "libpq's COPY functions on it");
+    if (statement.count() > traits_.parameters)  // the server would take one with a type, and not look at it
+        throw Error(ErrorKind::invalid_argument,
+                    "the server expects " + std::to_string(traits_.parameters) +
+                        (traits_.parameters == 1 ? " argument" : " arguments") + " for this query, " +
+                        std::to_string(statement.count()) + (statement.count() == 1 ? " was" : " were") +
+                        " passed. Suggestion: write $1, $2, ... in the query, and pass as many arguments");
 }
 
 void Connection::begin(const Statement* statement, Check check) {

@@ -1,5 +1,6 @@
 #include "core/statement.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <iterator>
@@ -206,6 +207,17 @@ std::uint16_t dirt_of(Verb verb, Telling told, std::string_view sql) {
     return dirt;
 }
 
+// Of "$5" 5; of any other literal 0. The server takes 65535 at most.
+int parameter_number(std::string_view literal) {
+    if (literal.size() < 2 || literal[0] != '$') return 0;
+    int number = 0;
+    for (const char digit : literal.substr(1)) {
+        if (digit < '0' || digit > '9') return 0;
+        number = std::min(number * 10 + (digit - '0'), 65536);
+    }
+    return number;
+}
+
 StatementTraits classify_one(std::string_view sql, bool backslashes_escape = false) {
     Scanner scanner(sql, backslashes_escape);
     Token token = scanner.next();
@@ -215,7 +227,9 @@ StatementTraits classify_one(std::string_view sql, bool backslashes_escape = fal
     Telling told = verb == Verb::inserts ? kChanges : 0;
     if (token == Token::word && scanner.text() == "update") told |= kChanges;
     bool after_insert = verb == Verb::inserts;
+    StatementTraits traits;
     for (token = scanner.next(); token != Token::end; token = scanner.next()) {
+        if (token == Token::literal) traits.parameters = std::max(traits.parameters, parameter_number(scanner.text()));
         if (token != Token::word && token != Token::name) continue;
         const Telling telling = telling_of(scanner.text()) & (token == Token::word ? ~Telling() : kTellingOfNames);
         told |= telling;
@@ -224,7 +238,6 @@ StatementTraits classify_one(std::string_view sql, bool backslashes_escape = fal
         after_insert = telling & kInserts;
     }
 
-    StatementTraits traits;
     traits.dirt = dirt_of(verb, told, sql);
     traits.ordinary = verb == Verb::reads && !(told & (kChanges | kInto)) && traits.dirt == kDirtNone;
     traits.changes_settings =
@@ -237,6 +250,7 @@ StatementTraits classify_one(std::string_view sql, bool backslashes_escape = fal
         traits.dirt |= otherwise.dirt;
         traits.changes_settings |= otherwise.changes_settings;
         traits.ordinary &= otherwise.ordinary;
+        traits.parameters = std::max(traits.parameters, otherwise.parameters);
     }
     return traits;
 }
@@ -254,6 +268,7 @@ StatementTraits classify(std::string_view sql) {
         all.forgets_prepared |= one.forgets_prepared;
         all.changes_settings |= one.changes_settings;
         all.dirt |= one.dirt;
+        all.parameters = std::max(all.parameters, one.parameters);
     }
     all.script = statements.size() > 1;
     return all;

@@ -39,6 +39,7 @@ struct StatementTraits {
     bool forgets_prepared = false;  // DEALLOCATE, DISCARD: the session's prepared statements may be gone
     bool changes_settings = false;  // of the session or of the transaction
     std::uint16_t dirt = kDirtNone;
+    int parameters = 0;  // the greatest n of a $n
 };
 
 // By keywords and names, outside literals and comments. What hides inside a function of the user's own is not seen:

@@ -190,8 +190,8 @@ typedef struct pqpool_statement {
     int32_t result_format;              /* pqpool_result_format */
     const char* sql;                    /* one statement, with $1, $2, ... */
     const pqpool_parameter* parameters; /* all is copied */
-    size_t parameter_count;
-    int64_t timeout_ms; /* the statement, at most; PQPOOL_DEFAULT: the option command_timeout */
+    size_t parameter_count;             /* no more than the text has places for */
+    int64_t timeout_ms;                 /* the statement, at most; PQPOOL_DEFAULT: the option command_timeout */
 } pqpool_statement;
 
 #define PQPOOL_STATEMENT_INIT(sql) \

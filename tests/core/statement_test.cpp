@@ -207,6 +207,18 @@ TEST_CASE("what_changes_settings_is_told_though_it_ends_with_the_transaction", "
     }
 }
 
+TEST_CASE("the_greatest_number_of_a_parameter_is_told", "[statement]") {
+    CHECK(classify("SELECT 1").parameters == 0);
+    CHECK(classify("SELECT $1, $3::int, $2").parameters == 3);
+    CHECK(classify("SELECT ($12), a$13, \"$14\", '$15', $$ $16 $$, $a$ $17 $a$ -- $18\n /* $19 */").parameters == 12);
+    CHECK(classify("SELECT $02+$1").parameters == 2);
+    CHECK(classify("SELECT 1; SELECT $1").parameters == 1);
+    CHECK(classify("SELECT $99999999999999999999").parameters > 65535);
+    CHECK(classify("CREATE FUNCTION f(int) RETURNS int BEGIN ATOMIC SELECT $1; END").parameters == 1);
+    // With standard_conforming_strings off the string ends later, and the parameter stands outside of it.
+    CHECK(classify(R"(SELECT 'it\'s', $1 WHERE a = 'b')").parameters == 1);
+}
+
 TEST_CASE("a_statement_owns_copies_of_what_it_was_given", "[statement]") {
     Statement statement;
     std::string sql = "SELECT $1, $2, $3";

@@ -418,7 +418,8 @@ async def test_ends_of_pythons_calendar_are_infinity(
         ),
         ("SELECT $11::int", tuple(range(12)), "the server expects 11 arguments"),
         ("SELECT $tag$ x $tag$", ("a",), "the server expects 0 arguments"),
-        ("SELECT 1", tuple(range(70_000)), "the server expects 0 arguments"),
+        ("SELECT 'costs $2', $1::int -- $3", (1, 2), "the server expects 1 argument"),
+        ("SELECT 1", tuple(range(70_000)), "65535 parameters at most"),
     ],
 )
 async def test_surplus_argument_is_refused(
