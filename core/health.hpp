@@ -28,13 +28,14 @@ inline constexpr Nanos kNoTime = std::numeric_limits<Nanos>::min();
 struct HealthFacts {
     PoolState state = PoolState::initializing;
     std::int64_t min_size = 1;
-    std::int64_t live = 0;  // open connections not known to be lost, whoever holds them
+    // Idle or leased and not known to be lost, or for up to 100 ms in the pool's own hands, being checked or cleaned.
+    std::int64_t live = 0;
     std::int64_t idle = 0;
     std::int64_t waiting = 0;
     Nanos now = 0;
     Nanos last_error = kNoTime;
     Nanos last_recovery = kNoTime;
-    Nanos last_slow_acquisition = kNoTime;  // an acquire that waited over kSlowAcquisition
+    Nanos last_slow_acquisition = kNoTime;  // an acquire that waited over kSlowAcquisition, or timed out
     Nanos last_leak = kNoTime;
 };
 

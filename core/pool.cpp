@@ -11,6 +11,8 @@ namespace pqpool {
 
 namespace {
 
+constexpr std::string_view kSuggestion = ". Suggestion: ";
+
 const Options& checked(const Options& options) {
     if (const std::string problems = options.problems(); !problems.empty())
         throw Error(ErrorKind::configuration, problems);
@@ -33,11 +35,17 @@ LeaseHandle bits_of_handles(std::uint32_t epoch) {
     return (epoch & kLeaseEpochMask) << kLeaseEpochShift | number << kLeasePoolShift;
 }
 
-const char* cure_of(std::string_view sqlstate) {
+// A failure whose cause its message does not tell to everyone ends with a suggestion of its own.
+std::string cure_of(const Error& error) {
+    const std::string_view sqlstate = error.sqlstate;
+    if (const auto own = error.message.find(kSuggestion); own != std::string::npos)
+        return error.message.substr(own + kSuggestion.size());
     if (sqlstate.starts_with("28"))
         return "check the role and the password of database_url, and pg_hba.conf on the server";
     if (sqlstate == "3D000") return "create the database, or correct its name in database_url";
     if (sqlstate == "53300") return "raise max_connections on the server or lower max_size";
+    if (sqlstate == "57P03") return "wait until the server has started";
+    if (!sqlstate.empty()) return "see the server's message and its log";
     return "check that PostgreSQL is running and accepts connections at that host and port";
 }
 
@@ -231,17 +239,20 @@ void Pool::on_opened(SlotId slot, std::unique_ptr<Connection> connection, Nanos 
 
 void Pool::on_open_failed(SlotId slot, const Error& error) {
     Locked locked(*this);
-    const bool initializing = machine_.state() == PoolState::initializing;
     const bool final = is_final_for_connect(error.sqlstate);
     best_effort([&] {
-        last_error_ = plan_.masked(error.message);
-        if (initializing)
-            init_error_.emplace(ErrorKind::initialization,
-                                "could not open the pool's connections to " + plan_.describe() + ": " + last_error_ +
-                                    ". Suggestion: " + cure_of(error.sqlstate),
-                                error.sqlstate);
+        last_error_ = plan_.masked(error.message.substr(0, error.message.find(kSuggestion)));
+        last_cure_ = cure_of(error);
+        if (machine_.state() == PoolState::initializing) init_error_.emplace(initialization_error(error.sqlstate));
     });
     machine_.open_failed(slot, final, monotonic_now());
+}
+
+Error Pool::initialization_error(std::string_view sqlstate) const {
+    return {ErrorKind::initialization,
+            "could not open the pool's connections to " + plan_.describe() + ": " + last_error_ +
+                std::string(kSuggestion) + last_cure_,
+            sqlstate};
 }
 
 void Pool::on_checked(SlotId slot, std::unique_ptr<Connection> connection, bool alive, Nanos round_trip) {
@@ -273,13 +284,18 @@ void Pool::on_hang_up(SlotId slot) {
         if (lease.slot == slot) lease.hung_up.store(true, std::memory_order_relaxed);
     }
     best_effort([&] {
-        last_error_ = "the server closed the connection";
         Connection* idle = slot.index < connections_.size() ? connections_[slot.index].get() : nullptr;
-        if (!idle) return;
-        idle->hear_farewell();
-        if (const std::string words = idle->loss_message(); !words.empty()) last_error_ = words;
+        if (idle) idle->hear_farewell();
+        const std::string words = idle ? idle->loss_message() : "";
+        note_loss(words.empty() ? "the server closed the connection" : words);
     });
     machine_.lost(slot, monotonic_now());
+}
+
+void Pool::note_loss(std::string message) {
+    last_error_ = std::move(message);
+    last_cure_ = "find out from the server's log why it ends sessions";
+    if (machine_.state() == PoolState::initializing) init_error_.emplace(initialization_error({}));
 }
 
 void Pool::on_fence() {

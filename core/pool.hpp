@@ -106,7 +106,7 @@ class Pool final : private KeeperClient {
     // What a statement that ran past its deadline ends with.
     static Error statement_timeout() noexcept;
     // What an acquire ends with whose connection has not answered its check by the deadline.
-    Error acquire_timeout(Nanos patience) const noexcept;
+    Error acquire_timeout(Nanos patience) noexcept;
     bool checks_before_grant() const { return validation_ == Validation::blocking; }
 
     // ---- looking ----
@@ -170,6 +170,8 @@ class Pool final : private KeeperClient {
     bool wait_for(Operation& operation, Need need);
     Error refusal(ErrorKind kind, Nanos patience) const;
     Error refusal_or_less(ErrorKind kind, Nanos patience) const noexcept;
+    Error initialization_error(std::string_view sqlstate) const;
+    void note_loss(std::string message);
     std::vector<Holder> holders_locked() const;
     void add_log(LogLevel level, std::string message, LogContext context, LeaseHandle subject = 0);
     static std::string seconds_text(Nanos t);
@@ -213,7 +215,7 @@ class Pool final : private KeeperClient {
     Nanos look_for_stalled_at_ = kNever;
     std::vector<PendingLine> lines_;  // of the log, still to be written
     bool writes_log_ = false;         // a thread is at it
-    std::string last_error_;
+    std::string last_error_, last_cure_;
     std::optional<Error> init_error_;
     bool behind_pooler_ = false;
     bool opened_ = false;       // min_size connections stood once

@@ -42,8 +42,8 @@ Error Pool::refusal(ErrorKind kind, Nanos patience) const {
             std::string message = "no connection became free within the timeout of " + seconds_text(patience) +
                                   " seconds (" + counts + ")";
             if (s.live_connections == 0 && !last_error_.empty())
-                return {kind, message + ". The server is not reachable: " + last_error_ +
-                                  ". Suggestion: check that PostgreSQL is running"};
+                return {kind,
+                        message + ". The server is not reachable: " + last_error_ + ". Suggestion: " + last_cure_};
             const auto holders = holders_locked();
             for (std::size_t i = 0; i < holders.size() && i < 3; i++) {
                 message += i == 0 ? ". Held longest: " : "; ";
@@ -275,8 +275,10 @@ bool Pool::wait_for(Operation& operation, Need need) {
     return wait_for_socket(connection.fd(), what, operation.deadline()) != 0;
 }
 
-Error Pool::acquire_timeout(Nanos patience) const noexcept {
-    std::lock_guard lock(mutex_);
+Error Pool::acquire_timeout(Nanos patience) noexcept {
+    Locked locked(*this);
+    const Nanos now = monotonic_now();
+    machine_.timed_out(now - patience, now);
     return refusal_or_less(ErrorKind::timeout, patience);
 }
 
@@ -301,7 +303,7 @@ void Pool::cancel(LeaseHandle handle) {
 void Pool::note_lost(const Lease& lease, bool in_validation) {
     Locked locked(*this);
     best_effort([&] {
-        last_error_ = lease.connection->loss_message();
+        note_loss(lease.connection->loss_message());
         if (in_validation)
             add_log(LogLevel::warning,
                     "Connection validation failed; whether the statement behind it was executed is unknown, so it is "

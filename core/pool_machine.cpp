@@ -32,7 +32,7 @@ PoolMachine::Config PoolMachine::config_of(const Options& o, std::uint64_t seed)
 }
 
 PoolMachine::PoolMachine(const Config& config, Nanos now)
-    : config_(config), created_at_(now), random_(config.seed | 1) {
+    : config_(config), created_at_(now), fill_at_once_(kFillAtOnce), random_(config.seed | 1) {
     make_room(0, 0);
 }
 
@@ -69,7 +69,7 @@ AcquireAnswer PoolMachine::acquire(Nanos now, Nanos deadline, Nanos leak_limit, 
         }
     }
     if (deadline <= now) {
-        timeouts_++;
+        timed_out(now, now);
         return {.kind = Kind::refused, .error = ErrorKind::timeout};
     }
     if (config_.max_waiting > 0 && waiters_.size() >= config_.max_waiting) {
@@ -92,8 +92,13 @@ AcquireAnswer PoolMachine::replace(SlotId dead, Nanos now, Nanos deadline, void*
         leased_at = slot->leased_at;
         if (slot->leak_at != kNever) leak_limit = slot->leak_at - slot->leased_at;
         leak_reported = slot->leak_reported;
-        if (!slot->lost) lost(dead, now);
+        if (!slot->lost) {
+            lost(dead, now);
+            slot = find(dead);  // the table may have moved
+        }
+        const Slot ended = *slot;
         close_slot(dead.index, CloseReason::lost);
+        note_end(ended, now);
     }
     // The place of the dead one is free, whatever becomes of this lease.
     const auto refuse = [&](ErrorKind error) -> AcquireAnswer {
@@ -144,11 +149,19 @@ void PoolMachine::record_wait(Nanos wait) {
 
 void PoolMachine::record_wait_of_waiter(Nanos asked_at, Nanos now) {
     record_wait(now - asked_at);
-    // Waiting for the server's return says nothing about the pool's size: only waits that began after the last recovery
-    // count as slow.
+    if (now - asked_at > kSlowAcquisition) note_slow(asked_at, now);
+}
+
+void PoolMachine::timed_out(Nanos asked_at, Nanos now) {
+    timeouts_++;
+    note_slow(asked_at, now);
+}
+
+// Waiting for the server's return says nothing about the pool's size: only waits that began after the last recovery
+// count as slow.
+void PoolMachine::note_slow(Nanos asked_at, Nanos now) {
     const bool running = state_ == PoolState::healthy || state_ == PoolState::degraded;
-    if (now - asked_at > kSlowAcquisition && running && (last_recovery_ == kNoTime || asked_at > last_recovery_))
-        last_slow_ = now;
+    if (running && (last_recovery_ == kNoTime || asked_at > last_recovery_)) last_slow_ = now;
 }
 
 // The most recently used connection that has not expired, off the shelf; kNone where there is none.
@@ -229,7 +242,8 @@ void PoolMachine::released(SlotId id, const ReturnedConnection& condition, Nanos
     if (!slot || slot->state != SlotState::leased) return released_without_connection();
     releases_++;
     slot->queries = condition.queries;
-    if (condition.condemned) slot->condemned = CloseReason::condemned;
+    if (condition.condemned && !condition.broken && may_close_condemned(*slot, now))
+        slot->condemned = CloseReason::condemned;
     if (slot->leak_reported) {
         slot->leak_reported = false;
         leaks_out_--;
@@ -238,26 +252,27 @@ void PoolMachine::released(SlotId id, const ReturnedConnection& condition, Nanos
         lost(id, now);
         slot = find(id);  // a replacement may have been opened, and the table moved
     }
+    // Its last statement may have been the one that it was lost with.
+    slot->served |= slot->lost && slot->queries > 1;
     CloseReason reason = slot->lost ? CloseReason::lost : expired(*slot, now);
     if (reason == CloseReason::none && room() < 0) reason = CloseReason::surplus;
     if (reason == CloseReason::none && !accepts()) reason = CloseReason::shutdown;
     if (reason != CloseReason::none) {
+        const Slot ended = *slot;
         close_slot(id.index, reason);
+        if (reason == CloseReason::lost) note_end(ended, now);
         return settle(now);
     }
     leased_--;
     if (slot->queries >= config_.max_queries - config_.max_queries / 20) wane(*slot);
     if (condition.dirty) {
-        slot->state = SlotState::cleaning;
-        slot->cleaning_since = now;
-        slot->over_grace = false;
-        cleaning_++;
-        maintenance_at_ = std::min(maintenance_at_, now + kCleaningGrace);
+        take_in_hand(*slot, SlotState::cleaning, now);
         emit(Action::Kind::clean).slot = id;
         return settle(now);
     }
+    const bool trusted = !condition.condemned && prove(*slot);
     shelve(id.index, now);
-    if (!waiters_.empty() || waning_ > 0) settle(now);
+    if (!waiters_.empty() || waning_ > 0 || trusted) settle(now);
 }
 
 void PoolMachine::released_without_connection() { releases_++; }
@@ -265,21 +280,23 @@ void PoolMachine::released_without_connection() { releases_++; }
 void PoolMachine::cleaned(SlotId id, bool usable, Nanos now) {
     Slot* slot = find(id);
     if (!slot || slot->state != SlotState::cleaning) return;
-    cleaning_--;
-    if (slot->over_grace) over_grace_--;
-    slot->over_grace = false;
-    slot->state = SlotState::held;
-    if (usable)
+    let_go(*slot);
+    if (usable) {
+        prove(*slot);
         put_back(id.index, now);
-    else
+    } else {
+        slot->ended_at = now;
+        const Slot ended = *slot;
         close_slot(id.index, CloseReason::not_cleaned);
+        note_end(ended, now);
+    }
     settle(now);
 }
 
 void PoolMachine::expire_waiters(Nanos now) {
     while (waiters_.next_deadline() <= now) {
         const Waiter waiter = waiters_.pop_earliest();
-        timeouts_++;
+        timed_out(waiter.asked_at, now);
         Action& fail = emit(Action::Kind::fail);
         fail.context = waiter.context;
         fail.error = ErrorKind::timeout;
@@ -318,10 +335,10 @@ void PoolMachine::report_leaks(Nanos now) {
 }
 
 Nanos PoolMachine::next_deadline() const {
-    return std::min({waiters_.next_deadline(), next_try_at_, maintenance_at_, leak_scan_at_, shutdown_at_});
+    return std::min({waiters_.next_deadline(), next_try_at_, maintenance_at_, leak_scan_at_, stuck_at_, shutdown_at_});
 }
 
-std::int64_t PoolMachine::live() const { return idle_ + leased_ - lost_leased_ + cleaning_ + checking_; }
+std::int64_t PoolMachine::live() const { return idle_ + leased_ - lost_leased_ + cleaning_ + checking_ - over_grace_; }
 
 void PoolMachine::fill_statistics(Statistics& s, Nanos now, std::int64_t unix_us_at_zero) const {
     auto unix_us = [&](Nanos time) { return time == kNoTime ? 0 : unix_us_at_zero + time / kMicrosecond; };

@@ -106,6 +106,8 @@ class PoolMachine {
     AcquireAnswer acquire(Nanos now, Nanos deadline, Nanos leak_limit, void* context);
     // What the caller measured between asking and a grant at once.
     void record_wait(Nanos wait);
+    // An acquire that ended by its timeout although it had been granted: its connection did not answer the check.
+    void timed_out(Nanos asked_at, Nanos now);
     // The lease's connection proved dead before its first statement ran: another one, ahead of all who wait. The lease
     // stays out.
     AcquireAnswer replace(SlotId dead, Nanos now, Nanos deadline, void* context);
@@ -157,7 +159,15 @@ class PoolMachine {
 
     // A connection given back with a statement under way is usually drained within a millisecond, so for this long it
     // keeps its place and the pool does not replace it; after that its place is free, whatever the server does.
-    static constexpr Nanos kCleaningGrace = 100 * kMillisecond;
+    // The same holds for a connection that is checked. Meanwhile it is live; after that it is not.
+    static constexpr Nanos kGrace = 100 * kMillisecond;
+    // Opened at once to reach min_size. Bounds what a large pool does to a server that has just come back.
+    static constexpr std::int64_t kFillAtOnce = 32;
+    // Opened at once because requests wait, at most. A burst of short leases is served by returns long before a slow
+    // connect ends, so a pool that opened one connection for each waiter would end at max_size after every burst. It
+    // begins with one, and with one more each time that a connection stands and others still wait.
+    static constexpr std::int64_t kGrowthAtOnce = 3;
+    static constexpr Nanos kDemandedRetry = 250 * kMillisecond;  // while somebody waits
     static constexpr Nanos kWaningTime = 5 * kSecond;  // a successor is opened this long before the lifetime ends
 
     struct Slot {
@@ -165,16 +175,19 @@ class PoolMachine {
         bool lost = false;  // leased, and known to be dead
         bool leak_reported = false;
         CloseReason condemned = CloseReason::none;  // not to be handed out again, and why
-        bool over_grace = false;                    // cleaning, and no longer counted against max_size
+        bool overdue = false;  // opening, cleaning or checking for long, and no longer counted against max_size
+        bool served = false;   // gave a lease back whole
         bool waning = false;  // about to expire: does not count towards min_size, so that its successor is opened first
         std::uint32_t generation = 0;
         std::uint32_t newer = kNone, older = kNone;  // the shelf of idle connections, most recently used first
         std::int64_t queries = 0;
         Nanos started_at = 0;  // opening began
+        Nanos opened_at = 0;
+        Nanos ended_at = 0;  // found dead, or unfit
         Nanos retire_at = kNever;
         Nanos idle_since = 0;
         Nanos checked_at = 0;
-        Nanos cleaning_since = 0;
+        Nanos in_hand_since = 0;  // cleaning or checking
         Nanos leased_at = 0;
         Nanos leak_at = kNever;
     };
@@ -182,6 +195,7 @@ class PoolMachine {
     // pool_machine.cpp: leases and waiters
     void lease(std::uint32_t index, Nanos leased_at, Nanos leak_limit, bool leak_reported = false);
     void record_wait_of_waiter(Nanos asked_at, Nanos now);
+    void note_slow(Nanos asked_at, Nanos now);
     std::uint32_t take_idle(Nanos now);
     void fail_all_waiters(ErrorKind error);
     void serve_waiters(Nanos now);
@@ -192,18 +206,34 @@ class PoolMachine {
     void expire_waiters(Nanos now);
     void report_leaks(Nanos now);
 
-    // pool_machine_sizing.cpp: how many connections, and when
-    void fill(Nanos now);
-    void open_one(Nanos now);
-    void close_slot(std::uint32_t index, CloseReason reason);
-    void free_slot(std::uint32_t index);
-    void note_error(Nanos now);
-    void update_state(Nanos now);
-    void settle(Nanos now);  // after any event that changed a count: serve, fill, state
+    // pool_machine_outage.cpp: failures, and when to try again
+    void failed(Nanos started_at, bool final, Nanos now);
     void back_off(Nanos started_at, Nanos now);
     void give_up_initialization();
     void bring_retry_forward(Nanos earliest);
+    void demand_retry();
+    void note_error(Nanos now);
+    void note_end(const Slot& ended, Nanos now);
+    bool prove(Slot& slot);
+    void trust();
+    bool is_calm(Nanos now) const;
+    bool may_close_condemned(const Slot& slot, Nanos now);
+    Nanos stuck_after() const;
+    void find_stuck(Nanos now);
+    void give_up_one_stuck();
+    void give_up_all_stuck();
+    void give_up_newest_opening();
+    void update_state(Nanos now);
+
+    // pool_machine_sizing.cpp: how many connections, and when
+    void fill(Nanos now, bool watched = false);
+    void open_one(Nanos now);
+    void close_slot(std::uint32_t index, CloseReason reason);
+    void free_slot(std::uint32_t index);
+    void settle(Nanos now);  // after any event that changed a count: serve, fill, state
     void maintain(Nanos now);
+    void take_in_hand(Slot& slot, SlotState state, Nanos now);
+    void let_go(Slot& slot);
     Nanos look_at_idle(std::uint32_t index, Nanos now);
     void wane(Slot& slot);
     void unwane(Slot& slot);
@@ -226,13 +256,25 @@ class PoolMachine {
     std::vector<Slot> slots_;
     std::vector<std::uint32_t> free_;
     std::uint32_t newest_idle_ = kNone, oldest_idle_ = kNone;
-    std::int64_t idle_ = 0, leased_ = 0, lost_leased_ = 0, opening_ = 0, cleaning_ = 0, over_grace_ = 0, checking_ = 0,
-                 waning_ = 0;
+    std::int64_t idle_ = 0, leased_ = 0, lost_leased_ = 0, opening_ = 0, cleaning_ = 0, checking_ = 0, waning_ = 0;
+    std::int64_t over_grace_ = 0;  // cleaning or checking for longer than their grace
+    std::int64_t stuck_ = 0;       // opening for long
     WaiterQueue waiters_;
     std::int64_t growth_at_once_ = 1;
+    std::int64_t fill_at_once_ = 0;  // to reach min_size; 1 after a failure
 
-    // Reconnection. next_try_at_ != kNever means that the last attempt failed and nothing is opened before then.
+    // Reconnection. next_try_at_ != kNever means that nothing is opened before then: the last attempt failed, or a
+    // connection is on probation.
     std::int64_t failures_ = 0;
+    // A connection that ends before its time is replaced at once. Those opened since the first such end are its
+    // successors; where one of them ends before it has proved itself, that counts as a failed attempt, and from then on
+    // connections are opened one at a time until one has proved itself.
+    Nanos ends_since_ = kNoTime;
+    bool dying_ = false;
+    // The same for connections whose server refuses to serve on though it lives, as one does that became read-only.
+    Nanos condemned_since_ = kNoTime, last_condemned_ = kNoTime, next_condemned_at_ = kNoTime;
+    Nanos usual_connect_ = 0;  // how long the last opening took
+    Nanos stuck_at_ = kNever;  // when to look for openings that hang
     Nanos last_failure_at_ = kNoTime;
     Nanos last_try_at_ = kNoTime;
     Nanos next_try_at_ = kNever;

@@ -15,7 +15,7 @@ namespace pqpool {
     X(gauge, total_connections, "connections", "idle + active")                                             \
     X(gauge, idle_connections, "connections", "open and free")                                              \
     X(gauge, active_connections, "connections", "leased")                                                   \
-    X(gauge, live_connections, "connections", "open and not known to be lost, whoever holds them")          \
+    X(gauge, live_connections, "connections", "open, not lost, and not checked or cleaned for over 100 ms") \
     X(gauge, opening_connections, "connections", "being opened, checked or replaced by the pool itself")    \
     X(gauge, cleaning_connections, "connections", "being cancelled, drained or reset after a lease")        \
     X(gauge, waiting_requests, "requests", "acquires that wait for a connection")                           \
@@ -42,7 +42,7 @@ namespace pqpool {
     X(time, last_health_check, "us", "when its health was last asked for")                                  \
     X(time, last_error_time, "us", "when a connection was last lost or could not be opened")                \
     X(time, last_recovery_time, "us", "when min_size connections were last reached again")                  \
-    X(time, last_slow_acquisition_time, "us", "when an acquire last waited over 100 ms with the server up") \
+    X(time, last_slow_acquisition_time, "us", "when an acquire last waited over 100 ms or timed out")       \
     X(time, last_leak_time, "us", "when a leak was last reported")
 
 using StatisticGauge = std::int64_t;

@@ -217,8 +217,8 @@ def calculate_health_status(stats: PoolStatistics, config: PoolConfig) -> PoolHe
     """The verdict on a snapshot, by the core's rule and the current time. Pure but for the clock.
 
     UNHEALTHY: not running, no connection, or under half of min_size. DEGRADED: under 80 % of
-    min_size, waiters with every connection out, an acquire over 100 ms, an error not recovered
-    from, or a leak warning, each within the last 60 s. HEALTHY: else.
+    min_size, waiters with every connection out, an acquire that took over 100 ms or timed out, an
+    error not recovered from, or a leak warning, each within the last 60 s. HEALTHY: else.
     """
     values = stats._to_native()
     values["now"] = time.time()

@@ -45,7 +45,7 @@ class PoolStatistics:
     state: str = "healthy"
     """The lifecycle state: a value of `PoolState`."""
     live_connections: int = _SAME_AS_TOTAL
-    """Open and not known to be lost, whoever holds them."""
+    """Open, not known to be lost, and not being checked or cleaned for over 100 ms."""
     opening_connections: int = 0
     """Being opened, checked or replaced by the pool itself; in neither idle nor active."""
     cleaning_connections: int = 0
@@ -65,7 +65,7 @@ class PoolStatistics:
     """Attempts to open a connection that failed."""
     last_recovery_time: datetime | None = None
     last_slow_acquisition_time: datetime | None = None
-    """When a request last waited over 100 ms with the server up."""
+    """When a request last waited over 100 ms, or timed out, with the server up."""
     last_leak_time: datetime | None = None
     leak_count: int = 0
     """Leases out that are held past their leak limit."""

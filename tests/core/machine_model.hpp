@@ -32,7 +32,7 @@ class MachineModel {
         SlotId id;
         SlotState state;
         bool lost = false;
-        Nanos since = 0;  // of cleaning
+        Nanos since = 0;  // of opening, checking or cleaning
     };
 
     // A lease is one of: with a connection, waiting for another one (replacing), or without (slot gone).
@@ -65,7 +65,7 @@ class MachineModel {
     std::vector<SlotId> past;     // slots that are gone
     bool paused = false, shutting_down = false, terminated = false, init_failed = false;
     bool initialized = false;
-    std::int64_t acquisitions = 0, releases = 0, timeouts = 0, rejected = 0, grants = 0;
+    std::int64_t acquisitions = 0, releases = 0, timeouts = 0, rejected = 0, grants = 0, retries = 0;
 
     [[noreturn]] static void violated(const std::string& rule) { throw std::logic_error(rule); }
     static void must(bool holds, const char* rule) {
@@ -115,7 +115,8 @@ class MachineModel {
             case Kind::open:
                 must(!slots.count(action.slot.index), "a slot is opened once");
                 must(!shutting_down, "nothing is opened in a shutdown");
-                slots[action.slot.index] = {action.slot, SlotState::opening};
+                slots[action.slot.index] = {action.slot, SlotState::opening, false, now};
+                openings_.push_back(now);
                 break;
             case Kind::close:
                 must(slot_of(action.slot, "a slot is closed once").state != SlotState::leased ||
@@ -127,6 +128,7 @@ class MachineModel {
                 Slot& slot = slot_of(action.slot, "a check is of a slot that stands");
                 must(slot.state == SlotState::idle, "only an idle connection is checked");
                 slot.state = SlotState::checking;
+                slot.since = now;
                 break;
             }
             case Kind::clean: {
@@ -203,6 +205,7 @@ class MachineModel {
                 terminated = true;
                 break;
             case Kind::log_retry:
+                retries++;
                 must(action.duration >= 0 && action.duration <= 18 * kSecond, "a retry is due within 16 s and jitter");
                 break;
             case Kind::log_recovered:
@@ -217,7 +220,8 @@ class MachineModel {
     void check(Nanos now) {
         Statistics s;
         machine_.fill_statistics(s, now, 0);
-        std::int64_t idle = 0, leased = 0, opening = 0, checking = 0, cleaning = 0, late = 0, lost = 0;
+        std::int64_t idle = 0, leased = 0, opening = 0, checking = 0, cleaning = 0, lost = 0;
+        std::int64_t late = 0, in_grace = 0, stuck = 0;
         for (const auto& [index, slot] : slots) {
             must(slot.state != SlotState::returned, "a returned connection ends up somewhere");
             idle += slot.state == SlotState::idle;
@@ -225,7 +229,10 @@ class MachineModel {
             opening += slot.state == SlotState::opening;
             checking += slot.state == SlotState::checking;
             cleaning += slot.state == SlotState::cleaning;
-            late += slot.state == SlotState::cleaning && now - slot.since >= 100 * kMillisecond;
+            const bool in_hand = slot.state == SlotState::checking || slot.state == SlotState::cleaning;
+            late += in_hand && now - slot.since >= 100 * kMillisecond;
+            in_grace += in_hand && now - slot.since < 100 * kMillisecond;
+            stuck += slot.state == SlotState::opening && now - slot.since >= 750 * kMillisecond;
             lost += slot.lost;
         }
         must(s.idle_connections == idle, "idle is what stands free");
@@ -233,7 +240,10 @@ class MachineModel {
         must(s.total_connections == s.idle_connections + s.active_connections, "total = idle + active");
         must(s.opening_connections == opening + checking, "opening is what the pool has in its hands");
         must(s.cleaning_connections == cleaning, "cleaning is counted");
-        must(s.live_connections == idle + leased + checking + cleaning - lost, "live is what is open and not lost");
+        must(s.live_connections >= idle + leased - lost + in_grace &&
+                 s.live_connections <= idle + leased + checking + cleaning - lost,
+             "live is what is open, not lost, and not in the pool's hands for long");
+        live_if_in_time_ = idle + leased - lost + in_grace;
         must(s.connections_opened - s.connections_closed == idle + leased + checking + cleaning,
              "opened - closed = open");
         must(s.waiting_requests == static_cast<std::int64_t>(waiting.size()), "waiting is who waits");
@@ -254,7 +264,7 @@ class MachineModel {
         must(waiting.empty() || idle == 0 || paused, "nobody waits while an idle connection stands");
 
         // A lowered max_size is approached, never departed from.
-        const std::int64_t counted = idle + leased + opening + checking + cleaning - late;
+        const std::int64_t counted = idle + leased + opening - stuck + checking + cleaning - late;
         must(counted <= allowed_, "open and opening <= max_size");
         must(leased <= allowed_active_, "active <= max_size");
         allowed_ = std::max(max_size, std::min(allowed_, counted));
@@ -272,11 +282,21 @@ class MachineModel {
         last_tick_ = now;
         for (const auto& waiter : waiting) must(waiter.deadline > now, "a tick fails every waiter whose time is over");
         must(machine_.next_deadline() > now, "after a tick nothing is due");
+        must(machine_.live() == live_if_in_time_, "what is in the pool's hands for long is not live");
     }
 
     // A connection that is about to be released or replaced may be closed in this event.
     void releasing(SlotId slot) { in_release_ = slot; }
     void release_done() { in_release_ = {}; }
+
+    // Where every session dies as soon as it opens, attempts follow one another no faster than four a second, from the
+    // first death on that the machine calls a failure.
+    void check_pace(Nanos first_failure) {
+        std::erase_if(openings_, [first_failure](Nanos at) { return at <= first_failure; });
+        for (std::size_t i = 4; i < openings_.size(); i++)
+            must(openings_[i] - openings_[i - 4] >= kSecond, "at most four attempts a second");
+    }
+    std::size_t attempts() const { return openings_.size(); }
 
   private:
     void forget(SlotId id) {
@@ -298,6 +318,8 @@ class MachineModel {
     SlotId in_release_;
     Nanos last_tick_ = 0;
     std::int64_t next_lease_ = 0;
+    std::int64_t live_if_in_time_ = 0;
+    std::vector<Nanos> openings_;
 
   public:
     std::int64_t min_size, max_size;

@@ -228,4 +228,13 @@ class Stage {
     std::vector<Connect> connects_;
 };
 
+// Every connection that nobody has leased is lost, and the server refuses new ones.
+inline void stop_server(Stage& stage) {
+    stage.server_up = false;
+    std::vector<SlotId> idle;
+    while (stage.machine.idle() > 0) idle.push_back(stage.lease());
+    for (const SlotId slot : idle) stage.release(slot);
+    for (const SlotId slot : idle) stage.lose(slot);
+}
+
 }  // namespace pqpool

@@ -8,19 +8,6 @@ using namespace pqpool;
 using Kind = Action::Kind;
 using Answer = AcquireAnswer::Kind;
 
-namespace {
-
-// Every connection that nobody has leased is lost, and the server refuses new ones.
-void stop_server(Stage& stage) {
-    stage.server_up = false;
-    std::vector<SlotId> idle;
-    while (stage.machine.idle() > 0) idle.push_back(stage.lease());
-    for (const SlotId slot : idle) stage.release(slot);
-    for (const SlotId slot : idle) stage.lose(slot);
-}
-
-}  // namespace
-
 TEST_CASE("initialization_opens_min_size_and_says_so_once", "[machine][life]") {
     Stage stage(sizes(2, 10));
     stage.connect_time = 5 * kMillisecond;

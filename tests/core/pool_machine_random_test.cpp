@@ -27,6 +27,19 @@ class Life {
         return done_;
     }
 
+    // The same in a world where every session dies as soon as it opens.
+    std::size_t run_doomed() {
+        machine_.start(now_);
+        settle();
+        while (!model_.initialized) answer_open(true), settle();
+        for (; done_ < events_; done_++) {
+            doomed_event();
+            settle();
+            model_.check_pace(first_failure_);
+        }
+        return model_.attempts();
+    }
+
     int done() const { return done_; }
     std::int64_t grants() const { return model_.grants; }
 
@@ -90,6 +103,56 @@ class Life {
             machine_.health_asked(now_);
         else
             late_event();
+    }
+
+    void doomed_event() {
+        for (auto state : {SlotState::idle, SlotState::leased})
+            for (const SlotId slot : model_.in_state(state)) die(slot);
+        settle();
+        now_ += 1 + (chance(90) ? below(30 * kMillisecond) : below(3 * kSecond));
+        const auto choice = below(100);
+        if (choice < 20)
+            acquire();
+        else if (choice < 40)
+            answer_open(chance(70));
+        else if (choice < 50)
+            release_broken();
+        else if (choice < 55)
+            machine_.health_asked(now_);
+        else if (choice < 58)
+            resize();
+        else if (choice < 60)
+            machine_.drain(now_);
+        else if (choice < 63)
+            pause_or_resume();
+        else if (machine_.next_deadline() <= now_)
+            tick();
+    }
+
+    void die(SlotId id) {
+        auto& slot = model_.slot_of(id, "");
+        if (slot.lost) return;
+        if (slot.state == SlotState::idle)
+            slot.state = SlotState::returned;
+        else
+            slot.lost = true;
+        const auto retries = model_.retries;
+        machine_.lost(id, now_);
+        settle();
+        if (model_.retries > retries) first_failure_ = std::min(first_failure_, now_);
+    }
+
+    void release_broken() {
+        const auto at = any_lease(true);
+        if (at == model_.leases.end()) return;
+        const SlotId slot = at->second.slot;
+        model_.leases.erase(at);
+        model_.releases++;
+        model_.slot_of(slot, "").state = SlotState::returned;
+        model_.releasing(slot);
+        machine_.released(slot, {.broken = true}, now_);
+        model_.take_actions(now_);
+        model_.release_done();
     }
 
     void let_time_pass() {
@@ -359,6 +422,7 @@ class Life {
     PoolMachine machine_{config_, now_};
     MachineModel model_{machine_, config_};
     std::uintptr_t next_number_ = 0;
+    Nanos first_failure_ = kNever;  // by a session that died
 };
 
 }  // namespace
@@ -377,4 +441,17 @@ TEST_CASE("every_invariant_holds_through_100_000_random_events", "[machine][rand
         grants += life.grants();
     }
     CHECK(grants > kEvents / 50);  // enough of them waited for what they got
+}
+
+TEST_CASE("sessions_that_die_at_once_are_opened_no_faster_than_four_a_second_whatever_happens", "[machine][random]") {
+    std::size_t attempts = 0;
+    for (std::uint32_t seed = 1; seed <= 30; seed++) {
+        Life life(seed, 2'000);
+        try {
+            attempts += life.run_doomed();
+        } catch (const std::logic_error& violation) {
+            FAIL("seed " << seed << ", event " << life.done() << ": violated: " << violation.what());
+        }
+    }
+    CHECK(attempts > 1'000);  // they are tried again all the same
 }
