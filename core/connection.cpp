@@ -47,29 +47,6 @@ bool is_address_or_socket(const std::string& host) {
            inet_pton(AF_INET6, host.c_str(), &address) == 1;
 }
 
-std::vector<std::string> addresses_of(const std::string& host) {
-    addrinfo hints{};
-    hints.ai_socktype = SOCK_STREAM;
-    addrinfo* list = nullptr;
-    if (const int error = getaddrinfo(host.c_str(), nullptr, &hints, &list); error != 0)
-        throw Error(ErrorKind::connection_lost,
-                    "could not translate host name \"" + host + "\" to address: " + gai_strerror(error));
-    std::vector<std::string> found;
-    for (const addrinfo* a = list; a; a = a->ai_next) {
-        char text[NI_MAXHOST];
-        if (getnameinfo(a->ai_addr, a->ai_addrlen, text, sizeof text, nullptr, 0, NI_NUMERICHOST) == 0)
-            found.emplace_back(text);
-    }
-    freeaddrinfo(list);
-    return found;
-}
-
-std::string joined(const std::vector<std::string>& items) {
-    std::string list;
-    for (std::size_t i = 0; i < items.size(); i++) list += (i ? "," : "") + items[i];
-    return list;
-}
-
 // libpq offers no SQLSTATE for a failed connect, but its verbose form of the message holds it, in no language: "FATAL:
 // 28P01: …". Takes it out, and the trailing place in the server's source with it.
 std::string take_sqlstate(std::string& message) {
@@ -151,8 +128,6 @@ void ConnectPlan::add_defaults() {
     if (get("keepalives_idle").empty()) set("keepalives_idle", "60");
     if (get("keepalives_interval").empty()) set("keepalives_interval", "10");
     if (get("keepalives_count").empty()) set("keepalives_count", "3");
-    if (!get("hostaddr").empty()) return;
-    for (const auto& host : split(get("host"))) needs_resolution_ |= !is_address_or_socket(host);
 }
 
 void ConnectPlan::set(std::string_view keyword, std::string value) {
@@ -181,35 +156,80 @@ void ConnectPlan::point() {
     value_pointers_.push_back(nullptr);
 }
 
-ConnectPlan ConnectPlan::resolve() const {
-    const auto hosts = split(get("host")), ports = split(get("port"));
-    std::vector<std::string> names, addresses, ports_of_names;
-    std::string failure;
+std::vector<ConnectPlan::Host> ConnectPlan::hosts() const {
+    const auto names = split(get("host")), addresses = split(get("hostaddr")), ports = split(get("port"));
+    const auto at = [](const std::vector<std::string>& list, std::size_t i) { return i < list.size() ? list[i] : ""; };
+    std::vector<Host> hosts;
+    for (std::size_t i = 0; i < std::max(names.size(), addresses.size()); i++)
+        hosts.push_back({at(names, i), at(addresses, i), ports.size() == 1 ? ports[0] : at(ports, i)});
+    return hosts;
+}
+
+void ConnectPlan::set_hosts(const std::vector<Host>& hosts) {
+    std::string names, addresses, ports;
+    bool any_address = false;
     for (std::size_t i = 0; i < hosts.size(); i++) {
-        const std::string port = ports.size() == 1 ? ports[0] : i < ports.size() ? ports[i] : "";
-        std::vector<std::string> found;
-        if (is_address_or_socket(hosts[i]))
-            found = {hosts[i].empty() || hosts[i][0] == '/' || hosts[i][0] == '@' ? "" : hosts[i]};
-        else
-            try {
-                found = addresses_of(hosts[i]);
-            } catch (const Error& e) {
-                failure = e.message;
-            }
-        for (auto& address : found) {
-            names.push_back(hosts[i]);
-            addresses.push_back(std::move(address));
-            ports_of_names.push_back(port);
+        const char* comma = i ? "," : "";
+        names += comma + hosts[i].name;
+        addresses += comma + hosts[i].address;
+        ports += comma + hosts[i].port;
+        any_address |= !hosts[i].address.empty();
+    }
+    set("host", names);
+    set("hostaddr", any_address ? addresses : "");
+    set("port", ports);
+    point();
+}
+
+std::vector<std::string> ConnectPlan::names() const {
+    std::vector<std::string> names;
+    for (const auto& host : hosts())
+        if (host.address.empty() && !is_address_or_socket(host.name) &&
+            std::find(names.begin(), names.end(), host.name) == names.end())
+            names.push_back(host.name);
+    return names;
+}
+
+std::vector<std::string> ConnectPlan::look_up(const std::string& name) {
+    addrinfo hints{};
+    hints.ai_socktype = SOCK_STREAM;
+    addrinfo* list = nullptr;
+    if (const int error = getaddrinfo(name.c_str(), nullptr, &hints, &list); error != 0)
+        throw Error(ErrorKind::connection_lost,
+                    "could not translate host name \"" + name + "\" to address: " + gai_strerror(error));
+    std::vector<std::string> found;
+    for (const addrinfo* a = list; a; a = a->ai_next) {
+        char text[NI_MAXHOST];
+        if (getnameinfo(a->ai_addr, a->ai_addrlen, text, sizeof text, nullptr, 0, NI_NUMERICHOST) == 0)
+            found.emplace_back(text);
+    }
+    freeaddrinfo(list);
+    return found;
+}
+
+std::optional<ConnectPlan> ConnectPlan::with_addresses(const Addresses& found) const {
+    std::vector<Host> reachable;
+    for (const Host& host : hosts()) {
+        if (!host.address.empty() || host.name.empty() || host.name[0] == '/' || host.name[0] == '@') {
+            reachable.push_back(host);
+        } else if (is_address_or_socket(host.name)) {
+            reachable.push_back({host.name, host.name, host.port});
+        } else if (const auto at = found.find(host.name); at != found.end()) {
+            for (const auto& address : at->second) reachable.push_back({host.name, address, host.port});
         }
     }
-    if (names.empty()) throw Error(ErrorKind::connection_lost, failure);
-    ConnectPlan resolved = *this;
-    resolved.set("host", joined(names));
-    resolved.set("hostaddr", joined(addresses));
-    resolved.set("port", joined(ports_of_names));
-    resolved.needs_resolution_ = false;
-    resolved.point();
-    return resolved;
+    if (reachable.empty()) return {};
+    ConnectPlan plan = *this;
+    plan.set_hosts(reachable);
+    return plan;
+}
+
+ConnectPlan ConnectPlan::beginning_with(std::size_t host) const {
+    std::vector<Host> turned = hosts();
+    std::rotate(turned.begin(), turned.begin() + static_cast<std::ptrdiff_t>(host % turned.size()), turned.end());
+    ConnectPlan plan = *this;
+    plan.set_hosts(turned);
+    return plan;
 }
 
 std::string ConnectPlan::shown(std::string_view keyword) const {
@@ -246,28 +266,28 @@ void CancelRequest::send() {
     {
         std::lock_guard lock(mutex_);
         if (called_off_) return;
-        sending_ = true;
+        sending_++;
     }
     char problem[256];
     PQcancel(handle_.get(), problem, sizeof problem);  // a failure needs no answer: the batch's own deadline decides
     {
         std::lock_guard lock(mutex_);
-        sending_ = false;
+        sending_--;
     }
     changed_.notify_all();
 }
 
 bool CancelRequest::call_off() {
     std::lock_guard lock(mutex_);
-    called_off_ |= !sending_;
-    return called_off_;
+    called_off_ = true;
+    return sending_ == 0;
 }
 
 bool CancelRequest::wait_until_called_off(Nanos deadline) {
     std::unique_lock lock(mutex_);
     const auto until = std::chrono::steady_clock::time_point(std::chrono::nanoseconds(deadline));
-    called_off_ = changed_.wait_until(lock, until, [this] { return !sending_; });
-    return called_off_;
+    called_off_ = true;
+    return changed_.wait_until(lock, until, [this] { return sending_ == 0; });
 }
 
 bool CancelRequest::is_called_off() const {
@@ -302,6 +322,17 @@ void Connection::own_descriptor() {
     fd_ = own_fd_;
     struct stat socket;
     if (fstat(fd_, &socket) == 0) socket_inode_ = socket.st_ino;
+}
+
+std::size_t Connection::host_in(const ConnectPlan& plan) const {
+    const auto text = [](const char* value) { return std::string(value ? value : ""); };
+    const auto hosts = plan.hosts();
+    const ConnectPlan::Host tried{text(PQhost(pg_)), text(PQhostaddr(pg_)), text(PQport(pg_))};
+    const auto found = std::find_if(hosts.begin(), hosts.end(), [&](const auto& host) {
+        return host.name == tried.name && host.port == tried.port &&
+               (host.address.empty() || host.address == tried.address);
+    });
+    return found == hosts.end() ? 0 : static_cast<std::size_t>(found - hosts.begin());
 }
 
 Progress Connection::connect_step() {

@@ -10,8 +10,10 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -29,14 +31,24 @@ namespace pqpool {
 // Where to connect: libpq's keywords, with the pool's own additions.
 class ConnectPlan {
   public:
+    using Addresses = std::map<std::string, std::vector<std::string>>;  // by host name
+
     // Throws Error(configuration) where libpq cannot read the conninfo; the message holds no password.
     explicit ConnectPlan(std::string_view database_url);
+    ConnectPlan(const ConnectPlan& other) : settings_(other.settings_), hidden_(other.hidden_) { point(); }
+    ConnectPlan(ConnectPlan&&) = default;
+    ConnectPlan& operator=(ConnectPlan&&) = default;
 
-    bool needs_resolution() const { return needs_resolution_; }
-    // Blocks in the system's resolver. A plan whose hosts all have addresses, or Error(connection_lost).
-    ConnectPlan resolve() const;
-    std::string describe() const;  // "host db1 port 5432 database app user web"
-    std::string name() const;      // "db1:5432/app"
+    bool needs_resolution() const { return !names().empty(); }
+    std::vector<std::string> names() const;  // of hosts that have no address; each once
+    // Blocks in the system's resolver. Throws Error(connection_lost).
+    static std::vector<std::string> look_up(const std::string& name);
+    // The same plan with an address for each host; names that were not found are left out. None where no host is left.
+    std::optional<ConnectPlan> with_addresses(const Addresses& found) const;
+    std::size_t host_count() const { return hosts().size(); }
+    ConnectPlan beginning_with(std::size_t host) const;  // the same hosts, in turn from that one on
+    std::string describe() const;                        // "host db1 port 5432 database app user web"
+    std::string name() const;                            // "db1:5432/app"
     // libpq's or the server's words on a connect. They stay as they are, but where they quote what may be a part of the
     // password.
     std::string masked(std::string words) const;
@@ -44,17 +56,23 @@ class ConnectPlan {
     const char* const* keywords() const { return keyword_pointers_.data(); }
     const char* const* values() const { return value_pointers_.data(); }
 
+    struct Host {
+        std::string name, address, port;
+        bool operator==(const Host&) const = default;
+    };
+    std::vector<Host> hosts() const;
+
   private:
     void set(std::string_view keyword, std::string value);
     std::string get(std::string_view keyword) const;
     std::string shown(std::string_view keyword) const;
+    void set_hosts(const std::vector<Host>& hosts);
     void add_defaults();
     void point();
 
     std::vector<std::pair<std::string, std::string>> settings_;
     std::vector<std::string> hidden_;  // values that may be parts of the password
     std::vector<const char*> keyword_pointers_, value_pointers_;
-    bool needs_resolution_ = false;
 };
 
 // A cancel request that outlives the owner's hands. One that reaches a server process which has not read the statement
@@ -75,7 +93,8 @@ class CancelRequest {
     const std::shared_ptr<pg_cancel> handle_;
     mutable std::mutex mutex_;
     std::condition_variable changed_;
-    bool sending_ = false, called_off_ = false;
+    int sending_ = 0;  // one that hangs is sent again beside it
+    bool called_off_ = false;
 };
 
 // What became of a batch.
@@ -109,6 +128,7 @@ class Connection {
     connect_step();  // until done; throws Error(connection_lost) with the server's words, sqlstate where it gave one
     void begin_session();           // then sends init_sql and the first check; advance() until done
     int fd() const { return fd_; }  // for waiting and watching; from begin_session() on the same to the end
+    std::size_t host_in(const ConnectPlan& plan) const;  // the number of the one that is being tried
 
     // ---- statements ----
     // awaited: its answer has to be there before the statement is written.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
 #include <utility>
 
 namespace pqpool {
@@ -12,9 +13,22 @@ constexpr std::uint64_t kWakeKey = UINT64_MAX;
 // Nothing a server does not answer may hold anything of the pool.
 constexpr Nanos kCheckTimeout = 5 * kSecond;
 constexpr Nanos kCleanTimeout = 5 * kSecond;
-// A cancel request that hit nothing is sent again after 0.1, 0.4 and 1.6 s.
-constexpr Nanos kCancelPause = 100 * kMillisecond;
-constexpr Nanos kLongestCancelPause = 1600 * kMillisecond;
+// An opening that has had no answer for so long lets others begin with the next host.
+constexpr Nanos kHostPatience = 700 * kMillisecond;
+constexpr Nanos kHostMemory = 30 * kSecond;
+
+std::string in_seconds(Nanos t) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.4g s", to_seconds(t));
+    return text;
+}
+
+std::string in_one_line(std::string text) {
+    for (char& c : text)
+        if (c == '\n' || c == '\t') c = ' ';
+    while (!text.empty() && text.back() == ' ') text.pop_back();
+    return text;
+}
 
 }  // namespace
 
@@ -22,7 +36,8 @@ Keeper::Keeper(KeeperClient& client, const ConnectPlan& plan, const Settings& se
     : client_(client),
       plan_(plan),
       settings_(settings),
-      too_late_("no answer within connect_timeout (" + std::to_string(to_seconds(settings.connect_timeout)) + " s)") {
+      canceller_([mailbox = mailbox_] { mailbox->wakeup.wake(); }),
+      resolver_(plan, [mailbox = mailbox_] { mailbox->wakeup.wake(); }) {
     poller_.watch(mailbox_->wakeup.fd(), Poller::kRead, kWakeKey);
 }
 
@@ -74,51 +89,7 @@ void Keeper::drop(SlotId slot) { submit({Task::drop, slot, nullptr}); }
 void Keeper::be_ready_to_cancel() { canceller_.start(); }
 
 void Keeper::send_cancel(std::shared_ptr<CancelRequest> request, std::shared_ptr<Wakeup> also_wake) noexcept {
-    send({std::move(request), std::move(also_wake), kCancelPause});
-}
-
-void Keeper::send(Cancel cancel) noexcept {
-    // Whatever fails here: who waits for the request goes on, and the statement's own deadline decides.
-    const auto sent = [mailbox = mailbox_, cancel] {
-        try {
-            std::lock_guard lock(mailbox->mutex);
-            if (!cancel.request->is_called_off()) mailbox->sent_cancels.push_back(cancel);
-        } catch (const std::bad_alloc&) {
-        }
-        mailbox->wakeup.wake();
-        if (cancel.also_wake) cancel.also_wake->wake();
-    };
-    try {
-        canceller_.run([cancel, sent] {
-            cancel.request->send();
-            sent();
-        });
-    } catch (...) {
-        sent();
-    }
-}
-
-void Keeper::take_sent_cancels() {
-    std::vector<Cancel> sent;
-    {
-        std::lock_guard lock(mailbox_->mutex);
-        sent.swap(mailbox_->sent_cancels);
-    }
-    const Nanos now = monotonic_now();
-    for (auto& cancel : sent) {
-        if (cancel.pause > kLongestCancelPause) continue;
-        cancel.due = now + cancel.pause;
-        cancels_.push_back(std::move(cancel));
-    }
-}
-
-void Keeper::repeat_cancels(Nanos now) {
-    std::erase_if(cancels_, [&](Cancel& cancel) {
-        if (cancel.due > now) return false;
-        cancel.pause *= 4;
-        if (!cancel.request->is_called_off()) send(std::move(cancel));
-        return true;
-    });
+    canceller_.send(std::move(request), std::move(also_wake));
 }
 
 void Keeper::fence() {
@@ -147,8 +118,8 @@ void Keeper::run() {
 void Keeper::go_round(Nanos& next) {
     Poller::Event events[64];
     Nanos deadline = next;
-    for (const auto& [index, job] : jobs_) deadline = std::min(deadline, job.deadline);
-    for (const auto& cancel : cancels_) deadline = std::min(deadline, cancel.due);
+    deadline = std::min({deadline, resolver_.due(), canceller_.due()});
+    for (const auto& [index, job] : jobs_) deadline = std::min({deadline, job.deadline, job.host_deadline});
     const int count = poller_.wait(events, 64, deadline);
     bool woken = false;
     for (int i = 0; i < count; i++) {
@@ -176,15 +147,14 @@ void Keeper::go_round(Nanos& next) {
             }
         }
         take_commands();
-        take_resolution();
-        take_sent_cancels();
         // A cancel request may have been sent: whoever waits for that goes on.
         std::vector<std::uint32_t> settling;
         for (const auto& [index, job] : jobs_)
             if (job.phase == Phase::settling) settling.push_back(index);
         for (const auto index : settling) step(index);
     }
-    repeat_cancels(monotonic_now());
+    take_resolution(monotonic_now());
+    canceller_.go_on(monotonic_now());
     expire(monotonic_now());
     next = client_.on_tick();
 }
@@ -249,53 +219,36 @@ void Keeper::begin_job(Command& command) {
     }
 }
 
-// Openings that come while the resolver works share its answer, so that a slow resolver is asked once, not once per
-// connection.
 void Keeper::ask_resolver(Job& job) {
-    if (resolving_) return;
-    const auto errand = [plan = plan_, mailbox = mailbox_] {
-        Resolution found;
-        found.done = true;
-        try {
-            found.plan = std::make_unique<ConnectPlan>(plan.resolve());
-        } catch (...) {
-            found.failure = std::move(error_under_way().message);
-        }
-        {
-            std::lock_guard lock(mailbox->mutex);
-            mailbox->resolution = std::move(found);
-        }
-        mailbox->wakeup.wake();
-    };
     try {
-        resolver_.run(errand);
-        resolving_ = true;
+        resolver_.ask(monotonic_now());
     } catch (...) {
         fail_opening(job, error_under_way());
     }
 }
 
-void Keeper::take_resolution() {
-    Resolution found;
-    {
-        std::lock_guard lock(mailbox_->mutex);
-        if (!mailbox_->resolution.done) return;
-        found = std::exchange(mailbox_->resolution, {});
-    }
-    resolving_ = false;
+void Keeper::take_resolution(Nanos now) {
+    const auto found = resolver_.take(now);
+    if (!found) return;
     const auto waits = [](const auto& entry) { return entry.second.phase == Phase::resolving; };
     for (auto at = jobs_.begin(); (at = std::find_if(jobs_.begin(), jobs_.end(), waits)) != jobs_.end();) {
-        if (found.plan)
-            connect(at->second, *found.plan);
+        if (found->plan)
+            connect(at->second, *found->plan);
         else
-            fail_opening(at->second, error_of(ErrorKind::connection_lost, found.failure.c_str()));
+            fail_opening(at->second, error_of(ErrorKind::connection_lost, found->failure.c_str()));
     }
 }
 
 void Keeper::connect(Job& job, const ConnectPlan& plan) {
+    const Nanos now = monotonic_now();
     job.phase = Phase::connecting;
     try {
-        job.connection = std::make_unique<Connection>(plan, settings_.connection);
+        job.plan = in_order(plan, now);
+        job.host_since = now;
+        // libpq goes on to the next host where one refuses, not where one does not answer.
+        const Nanos hosts_left = static_cast<Nanos>(job.plan->host_count()) - job.hosts_given_up;
+        job.host_deadline = hosts_left > 1 && job.deadline != kNever ? now + (job.deadline - now) / hosts_left : kNever;
+        job.connection = std::make_unique<Connection>(*job.plan, settings_.connection);
         // libpq asks to be treated as if it had returned "writing" at first; a socket that failed at once says so on
         // the first step.
         if (job.connection->fd() < 0) return step(job.slot.index);
@@ -303,6 +256,28 @@ void Keeper::connect(Job& job, const ConnectPlan& plan) {
     } catch (...) {
         fail_opening(job, error_under_way());
     }
+}
+
+ConnectPlan Keeper::in_order(const ConnectPlan& plan, Nanos now) {
+    const auto hosts = plan.hosts();
+    if (hosts.size() < 2) return plan;
+    for (const auto& [index, job] : jobs_)
+        if (job.task == Task::open && job.connection && now - job.host_since >= kHostPatience) avoid_host_of(job, now);
+    const auto avoided = std::find(hosts.begin(), hosts.end(), avoided_);
+    if (avoided == hosts.end() || now >= avoided_until_) return plan;
+    return plan.beginning_with(static_cast<std::size_t>(avoided - hosts.begin()) + 1);
+}
+
+void Keeper::avoid_host_of(const Job& job, Nanos now) {
+    avoided_ = job.plan->hosts()[job.connection->host_in(*job.plan)];
+    avoided_until_ = now + kHostMemory;
+}
+
+std::string Keeper::host_of(const Job& job) {
+    const auto host = job.plan->hosts()[job.connection ? job.connection->host_in(*job.plan) : 0];
+    std::string text = "host " + (host.name.empty() ? host.address : host.name);
+    if (host.name != host.address && !host.name.empty() && !host.address.empty()) text += " (" + host.address + ")";
+    return text + " port " + host.port;
 }
 
 void Keeper::await(Job& job, Progress progress) {
@@ -360,13 +335,17 @@ bool Keeper::step_connect(Job& job) {
             if (progress != Progress::done) return await(job, progress), false;
             poller_.forget(job.connection->fd());  // the session has a descriptor of its own
             job.phase = Phase::session;
+            job.host_deadline = kNever;
             job.sent_at = monotonic_now();
             job.connection->begin_session();
         }
         const Progress progress = job.connection->advance();
         if (progress != Progress::done) return await(job, progress), false;
         if (job.connection->verdict() != Verdict::answered)
-            throw Error(ErrorKind::connection_lost, job.connection->loss_message());
+            throw Error(ErrorKind::connection_lost,
+                        "the session could not be set up (init_sql, then SELECT 1): " +
+                            in_one_line(job.connection->loss_message()) +
+                            ". Suggestion: correct init_sql, or find out from the server's log why it ends sessions");
     } catch (...) {
         return fail_opening(job, error_under_way()), true;
     }
@@ -393,10 +372,24 @@ bool Keeper::step_clean(Job& job) {
 
 void Keeper::fail_opening(Job& job, const Error& error) {
     const SlotId slot = job.slot;
+    const Error told = explained(job, error);
     auto connection = std::move(job.connection);
     jobs_.erase(slot.index);
     connection.reset();
-    client_.on_open_failed(slot, error);
+    client_.on_open_failed(slot, told);
+}
+
+// Whatever libpq and the server say, or do not, the error tells what happened, and where.
+Error Keeper::explained(const Job& job, const Error& error) noexcept {
+    try {
+        std::string message = in_one_line(error.message);
+        if (message.empty() || message.back() == ':') message += " the connection was closed without a word";
+        if (job.plan && message.find("connection to server") == std::string::npos)
+            message = host_of(job) + ": " + message;
+        return Error(error.kind, message, error.sqlstate);
+    } catch (...) {
+        return error_under_way();
+    }
 }
 
 void Keeper::finish(Job& job, bool good) {
@@ -424,13 +417,43 @@ void Keeper::watch_for_hang_up(const Connection& connection, SlotId slot) {
 }
 
 void Keeper::expire(Nanos now) {
-    const auto is_late = [now](const auto& entry) { return entry.second.deadline <= now; };
+    const auto is_late = [now](const auto& entry) {
+        return std::min(entry.second.deadline, entry.second.host_deadline) <= now;
+    };
     for (auto at = jobs_.begin(); (at = std::find_if(jobs_.begin(), jobs_.end(), is_late)) != jobs_.end();) {
         Job& job = at->second;
-        if (job.task == Task::open)
-            fail_opening(job, error_of(ErrorKind::connection_lost, too_late_.c_str()));
-        else
+        if (job.task != Task::open) {
             finish(job, false);
+        } else if (job.deadline <= now) {
+            fail_opening(job, too_late(job));
+        } else {
+            avoid_host_of(job, now);
+            job.hosts_given_up++;
+            const ConnectPlan plan = std::move(*job.plan);
+            job.connection.reset();
+            connect(job, plan);
+        }
+    }
+}
+
+Error Keeper::too_late(const Job& job) const noexcept {
+    try {
+        const std::string limit = " within connect_timeout (" + in_seconds(settings_.connect_timeout) + ")";
+        if (job.phase == Phase::resolving)
+            return Error(ErrorKind::connection_lost,
+                         "no address was found for " + plan_.describe() + limit +
+                             ". Suggestion: check the system's resolver, or name the server by its address");
+        if (job.phase == Phase::session)
+            return Error(ErrorKind::connection_lost,
+                         "the server let the session in, but did not answer its first statements" + limit +
+                             ". Suggestion: look for init_sql that takes long, or a server that hangs");
+        return Error(
+            ErrorKind::connection_lost,
+            "no answer" + limit +
+                ". Suggestion: check host and port of database_url, and firewalls; raise connect_timeout where "
+                "the server is slow");
+    } catch (...) {
+        return error_under_way();
     }
 }
 

@@ -4,16 +4,18 @@
 
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <unordered_map>
 #include <vector>
 
+#include "core/canceller.hpp"
 #include "core/connection.hpp"
-#include "core/errands.hpp"
 #include "core/error.hpp"
 #include "core/poller.hpp"
 #include "core/pool_machine.hpp"
+#include "core/resolver.hpp"
 
 namespace pqpool {
 
@@ -54,7 +56,7 @@ class Keeper {
     void drop(SlotId slot);  // stops what it does for the slot and closes its connection
     void fence();            // on_fence() follows once all that was asked for before is done
     void wake() { mailbox_->wakeup.wake(); }
-    // Sends the request from the errands thread, and again after a while unless it is called off; whoever listens on
+    // Sends the request from an errands thread, and again after a while unless it is called off; whoever listens on
     // the wake-up is told each time. Where it cannot be sent now, that is its first attempt.
     void send_cancel(std::shared_ptr<CancelRequest> request, std::shared_ptr<Wakeup> also_wake = nullptr) noexcept;
     void be_ready_to_cancel();  // throws where the thread for that cannot be started
@@ -75,17 +77,11 @@ class Keeper {
         std::unique_ptr<Connection> connection;
         Nanos deadline;
         Nanos sent_at = 0;
-    };
-    struct Resolution {  // what the resolver found
-        std::unique_ptr<ConnectPlan> plan;
-        std::string failure;
-        bool done = false;
-    };
-    struct Cancel {
-        std::shared_ptr<CancelRequest> request;
-        std::shared_ptr<Wakeup> also_wake;
-        Nanos pause;  // before it is sent again
-        Nanos due = kNever;
+        // Of an opening.
+        std::optional<ConnectPlan> plan{};
+        Nanos host_since = 0;
+        Nanos hosts_given_up = 0;
+        Nanos host_deadline = kNever;  // then the next host is tried
     };
     // Outlives the keeper in the hands of errands.
     struct Mailbox {
@@ -93,8 +89,6 @@ class Keeper {
         std::mutex mutex;
         std::vector<Command> commands;
         bool fence = false;  // after the commands
-        std::vector<Cancel> sent_cancels;
-        Resolution resolution;
     };
 
     void run();
@@ -103,12 +97,14 @@ class Keeper {
     void take_commands();
     void begin(Command command);
     void begin_job(Command& command);
-    void take_resolution();
-    void send(Cancel cancel) noexcept;
-    void take_sent_cancels();
-    void repeat_cancels(Nanos now);
     void ask_resolver(Job& job);
+    void take_resolution(Nanos now);
     void connect(Job& job, const ConnectPlan& plan);
+    ConnectPlan in_order(const ConnectPlan& plan, Nanos now);
+    void avoid_host_of(const Job& job, Nanos now);
+    static std::string host_of(const Job& job);
+    Error too_late(const Job& job) const noexcept;
+    static Error explained(const Job& job, const Error& error) noexcept;
     void step(std::uint32_t index);
     void step_job(Job& job);
     void give_up(std::uint32_t index, const Error& error);
@@ -125,10 +121,9 @@ class Keeper {
     KeeperClient& client_;
     const ConnectPlan plan_;
     const Settings settings_;
-    const std::string too_late_;
     const std::shared_ptr<Mailbox> mailbox_ = std::make_shared<Mailbox>();
     Poller poller_;
-    Errands resolver_, canceller_;
+    Canceller canceller_;
     std::thread thread_;
     bool stopping_ = false;  // guarded by mailbox_->mutex
 
@@ -137,8 +132,10 @@ class Keeper {
     bool stopped_ = false;
     std::unordered_map<std::uint32_t, Job> jobs_;                               // by slot
     std::unordered_map<std::uint32_t, std::pair<std::uint32_t, int>> watched_;  // slot -> generation, descriptor
-    std::vector<Cancel> cancels_;                                               // to be repeated
-    bool resolving_ = false;
+    Resolver resolver_;
+    // The last host that had no answer for an opening: for a while others begin with the one after it.
+    ConnectPlan::Host avoided_;
+    Nanos avoided_until_ = 0;
 };
 
 }  // namespace pqpool

@@ -52,12 +52,13 @@ TEST_CASE("only_names_have_to_be_resolved", "[connection]") {
 }
 
 TEST_CASE("a_resolved_name_keeps_its_host_and_gains_addresses", "[connection]") {
-    const ConnectPlan plan = ConnectPlan("postgresql://localhost:5433/d").resolve();
+    const ConnectPlan named("postgresql://localhost:5433/d");
+    const ConnectPlan plan = *named.with_addresses({{"localhost", ConnectPlan::look_up("localhost")}});
     CHECK_FALSE(plan.needs_resolution());
     CHECK_THAT(value_of(plan, "host"), Catch::StartsWith("localhost"));  // certificates are checked against it
     CHECK_THAT(value_of(plan, "hostaddr"), Catch::Contains("127.0.0.1") || Catch::Contains("::1"));
     CHECK_THAT(value_of(plan, "port"), Catch::StartsWith("5433"));
-    CHECK_THROWS_AS(ConnectPlan("postgresql://no-such-host.invalid/d").resolve(), Error);
+    CHECK_THROWS_AS(ConnectPlan::look_up("no-such-host.invalid"), Error);
 }
 
 TEST_CASE("a_plan_that_cannot_be_read_is_refused_without_its_password", "[connection]") {
