@@ -335,7 +335,8 @@ void PoolMachine::report_leaks(Nanos now) {
 }
 
 Nanos PoolMachine::next_deadline() const {
-    return std::min({waiters_.next_deadline(), next_try_at_, maintenance_at_, leak_scan_at_, stuck_at_, shutdown_at_});
+    const Nanos stuck_at = opening_ > stuck_ ? stuck_at_ : kNever;
+    return std::min({waiters_.next_deadline(), next_try_at_, maintenance_at_, leak_scan_at_, stuck_at, shutdown_at_});
 }
 
 std::int64_t PoolMachine::live() const { return idle_ + leased_ - lost_leased_ + cleaning_ + checking_ - over_grace_; }

@@ -56,6 +56,7 @@ void PoolMachine::open_one(Nanos now) {
     }
     Slot& slot = slots_[index];
     slot = Slot{.state = SlotState::opening, .generation = slot.generation, .started_at = now};
+    if (opening_ == stuck_) stuck_at_ = kNever;
     opening_++;
     last_try_at_ = now;
     stuck_at_ = std::min(stuck_at_, now + stuck_after());
@@ -210,7 +211,7 @@ void PoolMachine::tick(Nanos now) {
     expire_waiters(now);
     if (leak_scan_at_ <= now) report_leaks(now);
     if (maintenance_at_ <= now) maintain(now);
-    if (stuck_at_ <= now) find_stuck(now);
+    if (opening_ > stuck_ && stuck_at_ <= now) find_stuck(now);
     if (next_try_at_ <= now) {
         next_try_at_ = kNever;
         if (dying_ && is_calm(now)) trust();
