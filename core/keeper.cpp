@@ -178,7 +178,7 @@ void Keeper::begin(Command command) {
     } catch (...) {  // there is no job yet; else step() would have ended it
         const Error error = error_under_way();
         if (command.task == Task::open)
-            client_.on_open_failed(command.slot, error);
+            client_.on_open_failed(command.slot, error, false);
         else if (command.task == Task::check)
             client_.on_checked(command.slot, std::move(command.connection), false, 0);
         else if (command.task == Task::clean)
@@ -373,10 +373,11 @@ bool Keeper::step_clean(Job& job) {
 void Keeper::fail_opening(Job& job, const Error& error) {
     const SlotId slot = job.slot;
     const Error told = explained(job, error);
+    const bool admitted = job.phase == Phase::session;
     auto connection = std::move(job.connection);
     jobs_.erase(slot.index);
     connection.reset();
-    client_.on_open_failed(slot, told);
+    client_.on_open_failed(slot, told, admitted);
 }
 
 // Whatever libpq and the server say, or do not, the error tells what happened, and where.
@@ -398,7 +399,7 @@ void Keeper::finish(Job& job, bool good) {
     try {
         if (good) watch_for_hang_up(*done.connection, done.slot);
     } catch (...) {  // its end would not be seen
-        if (done.task == Task::open) return client_.on_open_failed(done.slot, error_under_way());
+        if (done.task == Task::open) return client_.on_open_failed(done.slot, error_under_way(), false);
         done.connection->break_off();
         good = false;
     }

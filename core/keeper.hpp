@@ -24,7 +24,8 @@ class KeeperClient {
   public:
     virtual ~KeeperClient() = default;
     virtual void on_opened(SlotId slot, std::unique_ptr<Connection> connection, Nanos round_trip) = 0;
-    virtual void on_open_failed(SlotId slot, const Error& error) = 0;
+    // admitted: the server had let the session in.
+    virtual void on_open_failed(SlotId slot, const Error& error, bool admitted) = 0;
     virtual void on_checked(SlotId slot, std::unique_ptr<Connection> connection, bool alive, Nanos round_trip) = 0;
     virtual void on_cleaned(SlotId slot, std::unique_ptr<Connection> connection, bool usable) = 0;
     virtual void on_hang_up(SlotId slot) = 0;

@@ -237,7 +237,7 @@ void Pool::on_opened(SlotId slot, std::unique_ptr<Connection> connection, Nanos 
         keeper_.close(std::move(connection_of(slot)));  // nobody wants it any more
 }
 
-void Pool::on_open_failed(SlotId slot, const Error& error) {
+void Pool::on_open_failed(SlotId slot, const Error& error, bool admitted) {
     Locked locked(*this);
     const bool final = is_final_for_connect(error.sqlstate);
     best_effort([&] {
@@ -245,7 +245,7 @@ void Pool::on_open_failed(SlotId slot, const Error& error) {
         last_cure_ = cure_of(error);
         if (machine_.state() == PoolState::initializing) init_error_.emplace(initialization_error(error.sqlstate));
     });
-    machine_.open_failed(slot, final, monotonic_now());
+    machine_.open_failed(slot, final, monotonic_now(), admitted);
 }
 
 Error Pool::initialization_error(std::string_view sqlstate) const {

@@ -136,7 +136,7 @@ class Pool final : private KeeperClient {
     class InUse;
 
     void on_opened(SlotId slot, std::unique_ptr<Connection> connection, Nanos round_trip) override;
-    void on_open_failed(SlotId slot, const Error& error) override;
+    void on_open_failed(SlotId slot, const Error& error, bool admitted) override;
     void on_checked(SlotId slot, std::unique_ptr<Connection> connection, bool alive, Nanos round_trip) override;
     void on_cleaned(SlotId slot, std::unique_ptr<Connection> connection, bool usable) override;
     void on_hang_up(SlotId slot) override;

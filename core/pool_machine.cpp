@@ -252,8 +252,6 @@ void PoolMachine::released(SlotId id, const ReturnedConnection& condition, Nanos
         lost(id, now);
         slot = find(id);  // a replacement may have been opened, and the table moved
     }
-    // Its last statement may have been the one that it was lost with.
-    slot->served |= slot->lost && slot->queries > 1;
     CloseReason reason = slot->lost ? CloseReason::lost : expired(*slot, now);
     if (reason == CloseReason::none && room() < 0) reason = CloseReason::surplus;
     if (reason == CloseReason::none && !accepts()) reason = CloseReason::shutdown;
@@ -270,9 +268,8 @@ void PoolMachine::released(SlotId id, const ReturnedConnection& condition, Nanos
         emit(Action::Kind::clean).slot = id;
         return settle(now);
     }
-    const bool trusted = !condition.condemned && prove(*slot);
     shelve(id.index, now);
-    if (!waiters_.empty() || waning_ > 0 || trusted) settle(now);
+    if (!waiters_.empty() || waning_ > 0) settle(now);
 }
 
 void PoolMachine::released_without_connection() { releases_++; }
@@ -282,7 +279,6 @@ void PoolMachine::cleaned(SlotId id, bool usable, Nanos now) {
     if (!slot || slot->state != SlotState::cleaning) return;
     let_go(*slot);
     if (usable) {
-        prove(*slot);
         put_back(id.index, now);
     } else {
         slot->ended_at = now;

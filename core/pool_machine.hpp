@@ -122,7 +122,8 @@ class PoolMachine {
     void released_without_connection();  // of a lease whose replacement failed
     // False where the slot is gone: the caller closes the connection.
     bool opened(SlotId slot, Nanos round_trip, Nanos now);
-    void open_failed(SlotId slot, bool final, Nanos now);
+    // admitted: the server had let the session in.
+    void open_failed(SlotId slot, bool final, Nanos now, bool admitted = false);
     void lost(SlotId slot, Nanos now);
     void checked(SlotId slot, bool alive, Nanos round_trip, Nanos now);
     void cleaned(SlotId slot, bool usable, Nanos now);
@@ -176,7 +177,6 @@ class PoolMachine {
         bool leak_reported = false;
         CloseReason condemned = CloseReason::none;  // not to be handed out again, and why
         bool overdue = false;  // opening, cleaning or checking for long, and no longer counted against max_size
-        bool served = false;   // gave a lease back whole
         bool waning = false;  // about to expire: does not count towards min_size, so that its successor is opened first
         std::uint32_t generation = 0;
         std::uint32_t newer = kNone, older = kNone;  // the shelf of idle connections, most recently used first
@@ -214,7 +214,7 @@ class PoolMachine {
     void demand_retry();
     void note_error(Nanos now);
     void note_end(const Slot& ended, Nanos now);
-    bool prove(Slot& slot);
+    void note_early_end();
     void trust();
     bool is_calm(Nanos now) const;
     bool may_close_condemned(const Slot& slot, Nanos now);
@@ -267,9 +267,10 @@ class PoolMachine {
     // connection is on probation.
     std::int64_t failures_ = 0;
     // A connection that ends before its time is replaced at once. Those opened since the first such end are its
-    // successors; where one of them ends before it has proved itself, that counts as a failed attempt, and from then on
-    // connections are opened one at a time until one has proved itself.
+    // successors; where several of them end before they have proved themselves, that counts as a failed attempt, and
+    // from then on connections are opened one at a time until one has proved itself.
     Nanos ends_since_ = kNoTime;
+    int early_ends_ = 0;
     bool dying_ = false;
     // The same for connections whose server refuses to serve on though it lives, as one does that became read-only.
     Nanos condemned_since_ = kNoTime, last_condemned_ = kNoTime, next_condemned_at_ = kNoTime;

@@ -13,8 +13,11 @@ constexpr Nanos kLongestBackoff = 16 * kSecond;
 constexpr Nanos kWatchedRetry = kSecond;  // while somebody asks for the health of a pool that has no connection
 constexpr int kInitializationAttempts = 3;
 constexpr Nanos kInitializationPause = 200 * kMillisecond;
-// A connection has proved itself when it gave back a lease whole, or stood for so long.
+// A connection has proved itself when it has stood for so long. That it has served says little: sessions may end as
+// soon as they are idle.
 constexpr Nanos kProbation = kSecond;
+// So many that have not may end before that is taken for the server's habit: a few may be an administrator's doing.
+constexpr int kEarlyEnds = 8;
 // After this long, or twice as long as the last opening took, another opening may go beside one that has no answer.
 constexpr Nanos kStuck = 750 * kMillisecond;
 constexpr Nanos kUsualConnect = kSecond;  // at most
@@ -55,7 +58,7 @@ bool PoolMachine::opened(SlotId id, Nanos round_trip, Nanos now) {
     return true;
 }
 
-void PoolMachine::open_failed(SlotId id, bool final, Nanos now) {
+void PoolMachine::open_failed(SlotId id, bool final, Nanos now, bool admitted) {
     Slot* slot = find(id);
     if (!slot || slot->state != SlotState::opening) return;
     const Nanos started_at = slot->started_at;
@@ -64,6 +67,7 @@ void PoolMachine::open_failed(SlotId id, bool final, Nanos now) {
     open_failures_++;
     free_slot(id.index);
     note_error(now);
+    if (admitted && ends_since_ != kNoTime) note_early_end();
     failed(started_at, final, now);
     update_state(now);
 }
@@ -144,26 +148,23 @@ void PoolMachine::lost(SlotId id, Nanos now) {
 void PoolMachine::note_end(const Slot& ended, Nanos now) {
     if (!accepts()) return;
     const bool succeeded_another = ends_since_ != kNoTime && ended.opened_at > ends_since_;
-    const bool proved = ended.served || ended.ended_at - ended.opened_at >= kProbation;
+    const bool proved = ended.ended_at - ended.opened_at >= kProbation;
     if (succeeded_another && !proved) {
-        dying_ = true;
-        return failed(ended.started_at, false, now);
+        note_early_end();
+        return dying_ ? failed(ended.started_at, false, now) : void();
     }
     if (succeeded_another && dying_) trust();
-    if (succeeded_another || ends_since_ == kNoTime) ends_since_ = now;
+    if (!succeeded_another && ends_since_ != kNoTime) return;
+    ends_since_ = now;
+    early_ends_ = 0;
 }
 
-// The connection gave back a lease whole, after it had run statements. True where that changed what may be opened.
-bool PoolMachine::prove(Slot& slot) {
-    slot.served |= slot.queries > 0;
-    if (!dying_ || !slot.served || slot.opened_at <= ends_since_) return false;
-    trust();
-    return true;
-}
+void PoolMachine::note_early_end() { dying_ |= ++early_ends_ > kEarlyEnds; }
 
 void PoolMachine::trust() {
     dying_ = false;
     ends_since_ = kNoTime;
+    early_ends_ = 0;
     failures_ = 0;
     fill_at_once_ = kFillAtOnce;
     next_try_at_ = kNever;

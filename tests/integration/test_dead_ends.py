@@ -6,6 +6,7 @@ What hangs holds up nothing else, and nothing is tried at full speed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from pqpool import (
+    ConnectionPoolError,
     ConnectionPoolManager,
     PoolConfig,
     PoolInitializationError,
@@ -162,17 +164,19 @@ async def test_sessions_that_end_at_once_are_not_opened_at_full_speed(lone_serve
             s = manager.get_statistics()
             return s.connections_opened + s.connection_failures
 
-        await wait_until_async(lambda: attempts() >= 9, 5.0)  # each has had a successor, and that another one
-        before, began = attempts(), time.monotonic()
-        await wait_until_async(lambda: time.monotonic() - began > 2.0, 5.0)
-        assert attempts() - before <= 3
-        assert await status(manager) != "healthy"
+        for most in (4 + 4 + 8 + 8, 8):  # at first each is replaced, and so are some of their successors
+            before, began = attempts(), time.monotonic()
+            while time.monotonic() - began < 2.0:  # somebody waits all the time
+                with contextlib.suppress(ConnectionPoolError):
+                    await manager.fetchval("SELECT 1", timeout=0.5)
+            assert attempts() - before <= most + 2
+            assert await status(manager) != "healthy"
 
         lone_server.sql("ALTER ROLE brief RESET idle_session_timeout")
         began = time.monotonic()
         assert await manager.fetchval("SELECT 1") == 1
         assert time.monotonic() - began < 1.0
-        await wait_until_async(lambda: manager.get_statistics().idle_connections == 4, 1.0)
+        await wait_until_async(lambda: manager.get_statistics().idle_connections == 4, 2.0)
         assert await status(manager) == "healthy"
         await assert_sound(manager)
 
