@@ -248,13 +248,6 @@ void Pool::on_open_failed(SlotId slot, const Error& error, bool admitted) {
     machine_.open_failed(slot, final, monotonic_now(), admitted);
 }
 
-Error Pool::initialization_error(std::string_view sqlstate) const {
-    return {ErrorKind::initialization,
-            "could not open the pool's connections to " + plan_.describe() + ": " + last_error_ +
-                std::string(kSuggestion) + last_cure_,
-            sqlstate};
-}
-
 void Pool::on_checked(SlotId slot, std::unique_ptr<Connection> connection, bool alive, Nanos round_trip) {
     Locked locked(*this);
     if (!alive)
@@ -290,12 +283,6 @@ void Pool::on_hang_up(SlotId slot) {
         note_loss(words.empty() ? "the server closed the connection" : words);
     });
     machine_.lost(slot, monotonic_now());
-}
-
-void Pool::note_loss(std::string message) {
-    last_error_ = std::move(message);
-    last_cure_ = "find out from the server's log why it ends sessions";
-    if (machine_.state() == PoolState::initializing) init_error_.emplace(initialization_error({}));
 }
 
 void Pool::on_fence() {

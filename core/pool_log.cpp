@@ -1,4 +1,4 @@
-// What the log says of a pool and its connections.
+// What the log and the errors say of a pool and its connections.
 #include <cstdio>
 
 #include "core/pool.hpp"
@@ -108,6 +108,19 @@ void Pool::log_action(const Action& action) {
         default:
             break;
     }
+}
+
+Error Pool::initialization_error(std::string_view sqlstate) const {
+    return {ErrorKind::initialization,
+            "could not open the pool's connections to " + plan_.describe() + ": " + last_error_ +
+                ". Suggestion: " + last_cure_,
+            sqlstate};
+}
+
+void Pool::note_loss(std::string message) {
+    last_error_ = std::move(message);
+    last_cure_ = "find out from the server's log why it ends sessions";
+    if (machine_.state() == PoolState::initializing) init_error_.emplace(initialization_error({}));
 }
 
 }  // namespace pqpool

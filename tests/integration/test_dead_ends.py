@@ -232,7 +232,11 @@ async def test_a_server_that_refuses_writes_serves_reads_and_is_not_reconnected_
 
         lone_server.sql("ALTER SYSTEM RESET default_transaction_read_only")
         lone_server.sql("SELECT pg_reload_conf()")
-        await wait_until_async(lambda: manager.execute("INSERT INTO written VALUES (1)"), 5.0)
+
+        async def takes() -> bool:
+            return not await refuses()
+
+        await wait_until_async(takes, 5.0)
         await assert_sound(manager)
         assert len(sessions_of(lone_server, "readers")) == 4
 
