@@ -59,7 +59,7 @@ void Connection::begin_session() {
     send_each(settings_.init_sql, Part::reset);
     checks_ = true;
     send_simple(kCheckSql, Part::check);  // without a name, which a pooler's server may have already
-    if (backend_pid_ <= 0 || backend_pid_ > kHighestPid) send_simple("SELECT pg_backend_pid()", Part::pid);
+    if (backend_pid_ < 0 || backend_pid_ > kHighestPid) send_simple("SELECT pg_backend_pid()", Part::pid);
     send_sync();
     flush();
 }
