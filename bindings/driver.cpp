@@ -17,7 +17,7 @@ PyObject* get_running_loop = nullptr;
 
 namespace {
 
-PyObject *current_task, *stock_run_forever, *run_forever_name, *close_driver_name;
+PyObject *current_task, *current_tasks, *stock_run_forever, *run_forever_name, *close_driver_name;
 
 // The result in the form that the statement's method gives.
 Ref convert(const pqpool_result* result, Mode mode, int column) {
@@ -265,14 +265,14 @@ int driver_traverse(PyObject* object, visitproc visit, void* arg) {
 }
 
 // Whether drain() may step tasks: not inside a task, and not where a task's step may run the loop, which then waits for
-// the other answers.
+// the other answers. False with an error set where an interrupt came meanwhile.
 bool may_step(Driver* self) {
     if (!self->run_forever) return false;
     const Ref now = Ref::steal(PyObject_GetAttr(reinterpret_cast<PyObject*>(Py_TYPE(self->loop)), run_forever_name));
-    const Ref task =
-        Ref::steal(now.get() == self->run_forever ? PyObject_CallOneArg(current_task, self->loop) : nullptr);
-    PyErr_Clear();
-    return task.get() == Py_None;
+    if (now.get() != self->run_forever) return keep_only_interrupts(), false;
+    if (current_tasks) return !PyDict_GetItemWithError(current_tasks, self->loop) && keep_only_interrupts();
+    const Ref task = Ref::steal(PyObject_CallOneArg(current_task, self->loop));
+    return keep_only_interrupts() && task.get() == Py_None;
 }
 
 // The context of the loop's handle, which runs drain(). A loop that a stepped task runs calls the same handle again,
@@ -297,6 +297,7 @@ PyObject* driver_drain(PyObject* object, PyObject*) {
     PyObject* outer_step = std::exchange(self->stepping, nullptr);
     const Ref context = steps ? leave_context() : Ref();
     KeptError error;
+    error.keep();
     for (int resumed = 0, before = 0;; before = resumed) {
         const bool good = take_completions(self) && (!steps || resume_tasks(self, resumed));
         if (!good) error.keep();
@@ -414,6 +415,11 @@ bool add_driver_types(PyObject* module) {
     const Ref asyncio = Ref::steal(PyImport_ImportModule("asyncio"));
     const Ref base = Ref::steal(asyncio ? PyObject_GetAttrString(asyncio.get(), "BaseEventLoop") : nullptr);
     current_task = asyncio ? PyObject_GetAttrString(asyncio.get(), "current_task") : nullptr;
+    // From 3.14 on the table is not kept, and current_task runs no Python code.
+    const Ref tasks = Ref::steal(asyncio ? PyObject_GetAttrString(asyncio.get(), "tasks") : nullptr);
+    const Ref table = Ref::steal(tasks ? PyObject_GetAttrString(tasks.get(), "_current_tasks") : nullptr);
+    if (PY_VERSION_HEX < 0x030E0000 && table && PyDict_Check(table.get())) current_tasks = Py_NewRef(table.get());
+    PyErr_Clear();
     run_forever_name = PyUnicode_InternFromString("run_forever");
     close_driver_name = PyUnicode_InternFromString("_close_driver");
     stock_run_forever = base ? PyObject_GetAttr(base.get(), run_forever_name) : nullptr;

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import gc
 import heapq
+import signal
 import warnings
 from collections.abc import Coroutine
 from typing import Any
@@ -472,4 +473,41 @@ def test_what_waits_for_its_step_is_served_by_a_declared_nested_loop(database_ur
     try:
         loop.run_until_complete(asyncio.wait_for(main(), 30.0))
     finally:
+        loop.close()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of what an interrupt kept from its release
+def test_interrupts_at_any_place_reach_the_caller_and_lose_no_wake_up(database_url: str) -> None:
+    """A timer's signal, again and again, while tasks hand connections round."""
+    loop = asyncio.new_event_loop()
+    pool = ConnectionPoolManager(PoolConfig(database_url, min_size=2, max_size=2, timeout=20.0))
+    stop = False
+
+    async def work(number: int) -> None:
+        while not stop:
+            assert await pool.fetchval("SELECT $1::int", number) == number
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    loop.run_until_complete(pool.initialize())
+    old = signal.signal(signal.SIGALRM, interrupt)
+    tasks = [loop.create_task(work(number)) for number in range(10)]
+    try:
+        for step in range(300):
+            signal.setitimer(signal.ITIMER_REAL, 0.0005 + step % 17 * 0.0003)
+            loop.call_later(10.0, loop.stop)
+            with pytest.raises(KeyboardInterrupt):
+                loop.run_forever()
+            for index, task in enumerate(tasks):
+                if task.done():  # the interrupt came in its own code
+                    assert isinstance(task.exception(), KeyboardInterrupt)
+                    tasks[index] = loop.create_task(work(index))
+        stop = True
+        _, pending = loop.run_until_complete(asyncio.wait(tasks, timeout=10.0))
+        assert not pending
+        loop.run_until_complete(pool.shutdown(1.0))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, old)
         loop.close()
