@@ -198,7 +198,11 @@ PyObject* answer_cancel(PyObject* object, PyObject* args, PyObject* keywords) {
     PyObject* message = Py_None;
     static char* names[] = {const_cast<char*>("msg"), nullptr};
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "|O", names, &message)) return nullptr;
-    if (self->state != Answer::State::pending) Py_RETURN_FALSE;
+    if (self->state != Answer::State::pending) {
+        // The loop may have been interrupted between taking the handle and calling it; asked twice, it does no harm.
+        if (self->callback && !call_soon(self)) return nullptr;
+        Py_RETURN_FALSE;
+    }
     KeptError error;
     if (!abandon(self)) error.keep();
     if (message != Py_None) self->value = Py_NewRef(message);

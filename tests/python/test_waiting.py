@@ -362,6 +362,24 @@ def test_an_interrupt_out_of_a_release_reaches_its_caller_and_the_waiter_is_woke
         loop.close()
 
 
+async def test_a_task_whose_wake_up_the_loop_lost_can_be_cancelled(database_url: str) -> None:
+    """asyncio takes a handle from its list before it calls it; an interrupt may come in between."""
+    async with open_pool(database_url, max_size=1) as pool:
+        held = await pool.acquire()
+        task = asyncio.create_task(pool.fetchval("SELECT 1"))
+        await asyncio.sleep(0)
+        held._release()  # granted, by a handle that never runs
+        ready = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]
+        lost = [handle for handle in ready if type(handle._callback).__name__ == "Answer"]
+        assert len(lost) == 1
+        ready.remove(lost[0])
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task}, timeout=5.0)
+        assert task.cancelled()
+        await assert_sound(pool)
+
+
 async def test_drain_called_by_a_task_leaves_the_waking_to_the_loop(database_url: str) -> None:
     async with open_pool(database_url, max_size=3) as pool:
         driver = pool._drivers[asyncio.get_running_loop()]
