@@ -192,7 +192,8 @@ void Connection::take_failure(Part part, Result result) {
             return take_sync_failure(std::move(result));
         case Part::reset:
             // What the last lease left must not meet the next one, so nothing more is done with the session.
-            loss_message_ = std::string("the session could not be set up or reset: ") + result.message();
+            loss_message_ = result.message();
+            if (last_used_ != 0) loss_message_.insert(0, "what an earlier lease left could not be undone: ");
             return lose();
         case Part::evict:
             return;
