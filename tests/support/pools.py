@@ -41,7 +41,7 @@ def sessions_of(server: ThrowawayServer, name: str) -> list[int]:
 async def assert_sound(manager: ConnectionPoolManager, deadline: float = 10.0) -> None:
     """Nothing is out, the counts agree, and every connection that the pool counts answers for itself.
 
-    Somebody asks for a connection first: a pool whose sessions ended early waits before it opens the next one.
+    Somebody asks for a connection first: a pool whose sessions ended early waits before it opens another.
     """
     with contextlib.suppress(ConnectionPoolError):
         await manager.fetchval("SELECT 1")
