@@ -99,7 +99,7 @@ void Connection::take_part_result(pg_result* pg) {
     }
 }
 
-void Connection::take_answer(Part part, Result result) {
+void Connection::take_answer(Part part, Result&& result) {
     has_answer_ = true;
     switch (part) {
         case Part::check:
@@ -139,7 +139,7 @@ void Connection::take_description(const Result& result) {
     known_->binary = result.columns() == 0 || result.all_types_have_binary_form();
 }
 
-void Connection::take_statement_result(Result result) {
+void Connection::take_statement_result(Result&& result) {
     statement_answered_ = true;
     result_ = std::move(result);
     if (by_name_ && !known_->described) take_description(result_);
@@ -160,7 +160,7 @@ bool Connection::lease_chose_read_only() const {
     return is_off("in_hot_standby") && (is_off("default_transaction_read_only") || (lease_dirt_ & kDirtDefaults));
 }
 
-void Connection::take_failure(Part part, Result result) {
+void Connection::take_failure(Part part, Result&& result) {
     const std::string_view sqlstate = field_of(result, PG_DIAG_SQLSTATE);
     if (result.is_fatal()) return take_farewell(result);
     if (sqlstate.empty() || field_of(result, PG_DIAG_MESSAGE_PRIMARY).empty()) {
@@ -212,7 +212,7 @@ void Connection::take_farewell(const Result& result) {
 }
 
 // An error that arrives at a Sync belongs to what stands before it: a deferred constraint, a conflict at commit.
-void Connection::take_sync_failure(Result result) {
+void Connection::take_sync_failure(Result&& result) {
     if (has_before_sync(Part::statement)) return take_statement_error(std::move(result));
     if (has_before_sync(Part::reset)) return take_failure(Part::reset, std::move(result));
     if (has_before_sync(Part::check)) return take_check_failure(std::move(result));
@@ -225,7 +225,7 @@ bool Connection::has_before_sync(Part wanted) const {
     return false;
 }
 
-void Connection::take_check_failure(Result result) {
+void Connection::take_check_failure(Result&& result) {
     const std::string_view sqlstate = field_of(result, PG_DIAG_SQLSTATE);
     check_failed_ = true;
     loss_message_ = result.message();
@@ -241,7 +241,7 @@ void Connection::take_check_failure(Result result) {
 
 // The answer to a Parse, Describe or Bind of a name. What the server has not begun for that is asked again, unless a
 // transaction of the caller's failed with it.
-void Connection::take_name_failure(Part part, Result result) {
+void Connection::take_name_failure(Part part, Result&& result) {
     const std::string_view sqlstate = field_of(result, PG_DIAG_SQLSTATE);
     const bool gone = part != Part::prepare && sqlstate == "26000" && is_from(result, "FetchPreparedStatement");
     const bool stale = part == Part::statement && sqlstate == "0A000" && is_from(result, "RevalidateCachedQuery");
@@ -262,7 +262,7 @@ void Connection::take_name_failure(Part part, Result result) {
     if (!again_) take_statement_error(std::move(result));
 }
 
-void Connection::take_statement_error(Result result) {
+void Connection::take_statement_error(Result&& result) {
     statement_answered_ = true;
     const std::string_view sqlstate = field_of(result, PG_DIAG_SQLSTATE);
     std::string message(field_of(result, PG_DIAG_MESSAGE_PRIMARY));

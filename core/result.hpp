@@ -20,15 +20,16 @@ class Result {
     Result() = default;
     explicit Result(pg_result* pg) : pg_(pg) {}
     explicit Result(Error error) : error_(std::move(error)) {}
-    ~Result() { clear(); }
-    Result(Result&& other) noexcept
-        : pg_(std::exchange(other.pg_, nullptr)),
-          error_(std::exchange(other.error_, std::nullopt)),
-          repaired_(std::move(other.repaired_)) {}
+    ~Result() {
+        if (pg_) clear();
+    }
+    Result(Result&& other) noexcept : pg_(std::exchange(other.pg_, nullptr)), repaired_(std::move(other.repaired_)) {
+        if (other.error_) error_ = std::exchange(other.error_, std::nullopt);
+    }
     Result& operator=(Result&& other) noexcept {
-        clear();
+        if (pg_) clear();
         pg_ = std::exchange(other.pg_, nullptr);
-        error_ = std::exchange(other.error_, std::nullopt);
+        if (error_ || other.error_) error_ = std::exchange(other.error_, std::nullopt);
         repaired_ = std::move(other.repaired_);
         return *this;
     }
