@@ -402,7 +402,7 @@ def any_fault(random: Random) -> Fault:
             (Action.CUT, TO_CLIENT),
         ]
     )
-    return Fault.at_byte(action, direction, int(random.expovariate(1 / 900)), once_ready=True)
+    return Fault.at_byte(action, direction, int(random.expovariate(1 / 3000)), once_ready=True)
 
 
 async def test_a_thousand_inserts_under_random_faults_are_each_executed_once_or_reported_as_unknown(
