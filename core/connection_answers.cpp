@@ -62,7 +62,7 @@ void Connection::end_batch() {
     }
     if (has_statement_ && traits_.forgets_prepared) {
         forget_names();
-        names_are_unsure_ |= result_.error().has_value();
+        names_are_unsure_ |= result_.error().has_value() || (traits_.dirt & kDirtPrepared);
     }
     // Who knows what such code does to names.
     if (has_statement_ && (traits_.dirt & kDirtAll) == kDirtAll) names_are_unsure_ = true;

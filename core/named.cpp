@@ -15,7 +15,7 @@ std::string name_of_statement(std::string_view key) {
     constexpr std::size_t kBytes = 16;
     static constexpr char kDigits[] = "0123456789abcdef";
     const auto hash = sha256(key);
-    std::string name = "pqpool_";
+    std::string name(kOwnNames);
     for (std::size_t i = 0; i < kBytes; i++) {
         name += kDigits[hash[i] >> 4];
         name += kDigits[hash[i] & 15];

@@ -167,6 +167,20 @@ bool prepares_a_statement(std::string_view sql) {
     return scanner.next() != Token::word || scanner.text() != "transaction" || scanner.next() != Token::literal;
 }
 
+enum class Forgets : std::uint8_t { nothing, ours, all };
+
+// Of DEALLOCATE [PREPARE] and DISCARD. A name that cannot be told may be one of ours.
+Forgets forgets(std::string_view sql) {
+    Scanner scanner(sql);
+    scanner.next();
+    Token token = scanner.next();
+    if (token == Token::word && scanner.text() == "prepare") token = scanner.next();
+    if (token == Token::word && scanner.text() == "all") return Forgets::all;
+    const bool is_name = token == Token::word || token == Token::name;
+    return is_name && (scanner.text().empty() || scanner.text().starts_with(kOwnNames)) ? Forgets::ours
+                                                                                        : Forgets::nothing;
+}
+
 std::uint16_t dirt_of(Verb verb, Telling told, std::string_view sql) {
     std::uint16_t dirt = static_cast<std::uint16_t>(told);
     if ((told & kSettingsView) && (told & kChanges)) dirt |= kDirtSetting;  // UPDATE pg_settings calls set_config
@@ -243,7 +257,11 @@ StatementTraits classify_one(std::string_view sql, bool backslashes_escape = fal
     traits.changes_settings =
         (traits.dirt & kDirtSettings) || (verb == Verb::set && scope_of_set(sql) == Scope::transaction);
     traits.copy = verb == Verb::copy;
-    traits.forgets_prepared = verb == Verb::deallocate || verb == Verb::discard;
+    if (verb == Verb::deallocate || verb == Verb::discard) {
+        const Forgets what = forgets(sql);
+        traits.forgets_prepared = what != Forgets::nothing;
+        if (what == Forgets::ours) traits.dirt |= kDirtPrepared;  // one is gone, the others stand
+    }
     // A session with standard_conforming_strings off reads it otherwise.
     if (!backslashes_escape && scanner.has_seen_open_backslash()) {
         const auto otherwise = classify_one(sql, true);

@@ -30,13 +30,16 @@ enum Dirt : std::uint16_t {
     kDirtAtOnce = kDirtListen | kDirtAdvisory | kDirtSlots | kDirtOrigin,
 };
 
+// What the names begin with under which the pool keeps statements on the server.
+inline constexpr std::string_view kOwnNames = "pqpool_";
+
 struct StatementTraits {
     // SELECT, VALUES, TABLE, or a WITH … SELECT that changes nothing and leaves nothing behind: may share its Sync with
     // the validation in front of it.
     bool ordinary = false;
     bool copy = false;              // COPY, which a pipeline cannot carry
     bool script = false;            // several statements
-    bool forgets_prepared = false;  // DEALLOCATE, DISCARD: the session's prepared statements may be gone
+    bool forgets_prepared = false;  // DEALLOCATE ALL, DISCARD ALL, DEALLOCATE of a name of ours
     bool changes_settings = false;  // of the session or of the transaction
     std::uint16_t dirt = kDirtNone;
     int parameters = 0;  // the greatest n of a $n

@@ -88,6 +88,26 @@ TEST_CASE("prepared_statements_that_the_caller_threw_away_are_made_anew", "[stat
     CHECK(pool.statistics().connections_lost == 0);
 }
 
+TEST_CASE("a_statement_of_the_callers_own_that_is_removed_takes_no_other_along", "[statement cache]") {
+    Pool pool({{"min_size", "1"}, {"max_size", "1"}});
+    const auto lease = pool.acquire();
+    for (int i = 0; i < 3; i++) CHECK(pool.execute(lease, "SELECT 1 /* cached */").value() == "1");
+    const std::string kept =
+        pool.execute(lease, "SELECT name FROM pg_prepared_statements WHERE statement LIKE '%/* cached */'").value();
+    CHECK(pool.execute(lease, "PREPARE own AS SELECT 2").status == PQPOOL_OK);
+    CHECK(pool.execute(lease, "BEGIN").status == PQPOOL_OK);
+    const std::string removes =
+        GENERATE_COPY(std::string("DEALLOCATE own"), "DEALLOCATE PREPARE \"own\"", std::string("DISCARD PLANS"),
+                      "DEALLOCATE pqpool_check", "DEALLOCATE " + kept);
+    INFO(removes);
+    CHECK(pool.execute(lease, removes.c_str()).status == PQPOOL_OK);
+    for (int i = 0; i < 3; i++) CHECK(pool.execute(lease, "SELECT 1 /* cached */").value() == "1");
+    CHECK(pool.execute(lease, "COMMIT").status == PQPOOL_OK);
+    CHECK(pool.release(lease) == PQPOOL_OK);
+    for (int i = 0; i < 3; i++) CHECK(pool.run("SELECT 1 /* cached */").value() == "1");
+    CHECK(pool.statistics().connections_lost == 0);
+}
+
 TEST_CASE("no_more_statements_are_kept_than_the_option_says", "[statement cache]") {
     Pool pool({{"min_size", "1"}, {"max_size", "1"}, {"statement_cache_size", "2"}});
     const auto lease = pool.acquire();

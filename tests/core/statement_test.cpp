@@ -191,7 +191,13 @@ TEST_CASE("copy_and_what_forgets_prepared_statements_are_told", "[statement]") {
     CHECK_FALSE(classify("SELECT 'copy'").copy);
     CHECK(classify("DEALLOCATE ALL").forgets_prepared);
     CHECK(classify("DISCARD ALL").forgets_prepared);
+    CHECK(classify("deallocate prepare all").forgets_prepared);
+    CHECK(classify("DEALLOCATE pqpool_check").forgets_prepared);
+    CHECK(classify("DEALLOCATE PREPARE \"pqpool_1\"").forgets_prepared);
     CHECK_FALSE(classify("PREPARE p AS SELECT 1").forgets_prepared);
+    CHECK_FALSE(classify("DEALLOCATE p").forgets_prepared);
+    CHECK_FALSE(classify("DEALLOCATE \"all\"").forgets_prepared);
+    CHECK_FALSE(classify("DISCARD PLANS").forgets_prepared);
 }
 
 TEST_CASE("what_changes_settings_is_told_though_it_ends_with_the_transaction", "[statement]") {
