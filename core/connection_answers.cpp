@@ -244,7 +244,7 @@ void Connection::take_check_failure(Result&& result) {
 void Connection::take_name_failure(Part part, Result&& result) {
     const std::string_view sqlstate = field_of(result, PG_DIAG_SQLSTATE);
     const bool gone = part != Part::prepare && sqlstate == "26000" && is_from(result, "FetchPreparedStatement");
-    const bool stale = part == Part::statement && sqlstate == "0A000" && is_from(result, "RevalidateCachedQuery");
+    const bool stale = part != Part::prepare && sqlstate == "0A000" && is_from(result, "RevalidateCachedQuery");
     const bool exists = part == Part::prepare && sqlstate == "42P05" && is_from(result, "StorePreparedStatement");
     if (exists) {
         known_->on_server = names_are_shared_ = names_are_unsure_ = true;
@@ -253,12 +253,12 @@ void Connection::take_name_failure(Part part, Result&& result) {
     } else if (gone) {
         forget_names();
     } else if (stale) {
-        if (names_are_shared_) known_->miss();
         named_.discard(*known_);
     } else if (part == Part::statement && sqlstate.starts_with("XX")) {
         named_.discard(*known_);  // a type that it names was dropped, perhaps: the next use parses it anew
     }
     again_ = (gone || stale || exists) && transaction_status_ == TransactionStatus::idle;
+        if (names_are_shared_) known_->miss();
     if (!again_) take_statement_error(std::move(result));
 }
 

@@ -137,6 +137,16 @@ async def test_a_column_whose_type_changes_gives_the_new_value(pool, server):
         server.sql("DROP TABLE changing")
 
 
+async def test_a_type_changes_in_a_session_with_settings_of_its_own(server):
+    with PgBouncer(server, "session", 1) as one:
+        async with open_pool(one.url) as pool, pool.acquire() as connection:
+            await connection.execute("SET extra_float_digits = 0")
+            await connection.execute("CREATE TEMP TABLE changes AS SELECT 1 AS a")
+            assert [await connection.fetchval("SELECT a FROM changes") for _ in range(3)] == [1] * 3
+            await connection.execute("ALTER TABLE changes ALTER a TYPE text")
+            assert [await connection.fetchval("SELECT a FROM changes") for _ in range(3)] == ["1"] * 3
+
+
 async def test_health_and_log_say_that_a_pooler_stands_in_between(bouncer, caplog):
     with caplog.at_level(logging.INFO, "pqpool"):
         async with open_pool(bouncer.url, min_size=4, max_size=4) as pool:
