@@ -203,6 +203,7 @@ class Connection {
         reset,
         prepare_check,
         check,
+        floats,
         pid,
         prepare,
         describe,

@@ -103,6 +103,7 @@ void Connection::take_answer(Part part, Result&& result) {
     has_answer_ = true;
     switch (part) {
         case Part::check:
+        case Part::floats:
         case Part::pid:
             return take_check(result);
         case Part::prepare_check:
@@ -125,7 +126,9 @@ void Connection::take_answer(Part part, Result&& result) {
 void Connection::take_check(const Result& result) {
     if (result.rows() != 1 || result.columns() != 1) return unexpected("no answer to its check");
     const std::string_view value(result.value(0, 0), static_cast<std::size_t>(result.length(0, 0)));
-    if (parts_[part_] == Part::pid) {
+    if (parts_[part_] == Part::floats) {
+        if (value != "1") settings_changed_ = settings_at_start_changed_ = true;
+    } else if (parts_[part_] == Part::pid) {
         int pid = 0;
         std::from_chars(value.data(), value.data() + value.size(), pid);
         if (pid != backend_pid_) behind_pooler_ = names_are_shared_ = names_are_unsure_ = true;
@@ -178,6 +181,7 @@ void Connection::take_failure(Part part, Result&& result) {
     switch (part) {
         case Part::prepare_check:
         case Part::check:
+        case Part::floats:
         case Part::pid:
             return take_check_failure(std::move(result));
         case Part::prepare:
@@ -254,11 +258,11 @@ void Connection::take_name_failure(Part part, Result&& result) {
         forget_names();
     } else if (stale) {
         named_.discard(*known_);
+        if (names_are_shared_) known_->miss();
     } else if (part == Part::statement && sqlstate.starts_with("XX")) {
         named_.discard(*known_);  // a type that it names was dropped, perhaps: the next use parses it anew
     }
     again_ = (gone || stale || exists) && transaction_status_ == TransactionStatus::idle;
-        if (names_are_shared_) known_->miss();
     if (!again_) take_statement_error(std::move(result));
 }
 

@@ -13,6 +13,10 @@ namespace {
 
 constexpr const char* kCheckName = "pqpool_check";
 constexpr const char* kCheckSql = "SELECT 1";
+// The server, the database or the role may have floats rounded in text; libpq is not told of this setting.
+constexpr const char* kFloatsSql =
+    "SELECT (pg_catalog.current_setting('extra_float_digits')::pg_catalog.int4 OPERATOR(pg_catalog.>) "
+    "0)::pg_catalog.int4";
 constexpr std::uint8_t kMostChecksMissed = 2;
 // No operating system counts processes further; a pooler's key data is random.
 constexpr int kHighestPid = 1 << 22;
@@ -59,6 +63,7 @@ void Connection::begin_session() {
     send_each(settings_.init_sql, Part::reset);
     checks_ = true;
     send_simple(kCheckSql, Part::check);  // without a name, which a pooler's server may have already
+    send_simple(kFloatsSql, Part::floats);
     if (backend_pid_ < 0 || backend_pid_ > kHighestPid) send_simple("SELECT pg_backend_pid()", Part::pid);
     send_sync();
     flush();

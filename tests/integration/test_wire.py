@@ -92,6 +92,16 @@ async def test_a_setting_of_the_transaction_changes_no_value_from_one_use_to_the
             assert await connection.fetchval(r"SELECT '\x00ff'::bytea") == b"\x00\xff"
 
 
+async def test_a_setting_of_the_database_changes_no_value_from_one_use_to_the_next(server, database_url):
+    server.sql("ALTER DATABASE postgres SET extra_float_digits = 0")
+    try:
+        async with open_pool(database_url) as pool, pool.acquire() as connection:
+            for _ in range(4):
+                assert await connection.fetchval("SELECT 0.1::float8 + 0.2::float8") == 0.1 + 0.2
+    finally:
+        server.sql("ALTER DATABASE postgres RESET extra_float_digits")
+
+
 async def test_only_the_first_statement_of_a_lease_carries_a_check(pool, proxy):
     async with pool.acquire() as connection:
         await connection.fetchval("SELECT 1")
