@@ -10,7 +10,7 @@ thread_local const CompletionQueue* releasing = nullptr;
 }  // namespace
 
 void CompletionQueue::release(Lease& lease) {
-    if (std::this_thread::get_id() == owner_) return release_here(lease);
+    if (this_thread() == owner_) return release_here(lease);
     {
         std::lock_guard lock(mutex_);
         lease.next_to_release = std::exchange(to_release_, &lease);

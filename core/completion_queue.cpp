@@ -13,7 +13,7 @@ constexpr std::uint64_t kIndexBits = 24;
 class CompletionQueue::InCall {
   public:
     explicit InCall(CompletionQueue& queue) : queue_(queue) {
-        if (std::this_thread::get_id() != queue.owner_)
+        if (this_thread() != queue.owner_)
             throw Error(ErrorKind::invalid_argument,
                         "the completion queue is used by another thread than its own. Suggestion: open one queue in "
                         "each thread");
@@ -48,8 +48,7 @@ class CompletionQueue::Submission {
     bool kept_ = false;
 };
 
-CompletionQueue::CompletionQueue(std::shared_ptr<Pool> pool)
-    : pool_(std::move(pool)), owner_(std::this_thread::get_id()) {
+CompletionQueue::CompletionQueue(std::shared_ptr<Pool> pool) : pool_(std::move(pool)), owner_(this_thread()) {
     poller_.watch(wakeup_->fd(), Poller::kRead, kWakeKey);
     poller_.make_timer(kTimerKey);
 }

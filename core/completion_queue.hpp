@@ -13,7 +13,6 @@
 #include <deque>
 #include <memory>
 #include <mutex>
-#include <thread>
 #include <vector>
 
 #include "core/operation.hpp"
@@ -74,7 +73,7 @@ class CompletionQueue {
     Completion* first();
     void take_first();
     bool in_call() const { return in_call_.load(std::memory_order_acquire); }  // any thread
-    std::thread::id thread() const { return owner_; }
+    ThreadNumber thread() const { return owner_; }
     void wake() { wakeup_->wake(); }  // any thread
     void follow_log();                // wakes when the pool's log has a line
 
@@ -124,7 +123,7 @@ class CompletionQueue {
     const std::shared_ptr<Pool> pool_;
     const std::shared_ptr<Wakeup> wakeup_ = std::make_shared<Wakeup>();
     Poller poller_;
-    std::thread::id owner_;
+    ThreadNumber owner_;
     Nanos armed_ = kNever;
     std::deque<AsyncOperation> operations_;
     AsyncOperation* free_ = nullptr;

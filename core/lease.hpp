@@ -12,7 +12,6 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <thread>
 #include <utility>
 
 #include "core/clock.hpp"
@@ -20,6 +19,7 @@
 #include "core/pool_machine.hpp"
 #include "core/secrets.hpp"
 #include "core/text.hpp"
+#include "core/thread_own.hpp"
 
 namespace pqpool {
 
@@ -89,7 +89,7 @@ struct Lease {
     std::uint64_t generation = 0;
     std::shared_ptr<CancelRequest> foreign_cancel;  // another thread asked for it; guarded by the pool's lock
     std::atomic<CompletionQueue*> queue{nullptr};   // of an asynchronous lease
-    std::thread::id queue_thread;                   // whose the queue is
+    ThreadNumber queue_thread = 0;                  // whose the queue is
     Lease* next_to_release = nullptr;               // in the queue's inbox, under its mutex
     Nanos leased_at = 0;
     Nanos patience = 0;  // the acquire's timeout; a replacement may take as long

@@ -336,7 +336,7 @@ void Pool::release(LeaseHandle handle) {
     LeaseHandle expected = handle;
     if (CompletionQueue* queue = lease.queue) {
         if (!lease.handle.compare_exchange_strong(expected, 0)) find_lease(handle);  // throws
-        if (lease.queue_thread == std::this_thread::get_id()) return queue->release(lease);
+        if (lease.queue_thread == this_thread()) return queue->release(lease);
         // Unless another thread is freeing the queue, and this lease with it.
         std::lock_guard lock(mutex_);
         if (lease.queue == queue && handle_of(lease) == handle) queue->release(lease);

@@ -6,9 +6,20 @@
 
 #include <pthread.h>
 
+#include <atomic>
+#include <cstdint>
 #include <memory>
 
 namespace pqpool {
+
+// Names a thread for good: unlike its std::thread::id, which goes to another thread when it has ended.
+using ThreadNumber = std::uint64_t;
+
+inline ThreadNumber this_thread() {
+    static constinit std::atomic<ThreadNumber> threads{0};
+    static constinit thread_local ThreadNumber own = 0;
+    return own ? own : own = ++threads;
+}
 
 template <class T>
 class ThreadOwn {
