@@ -42,7 +42,7 @@ void CompletionQueue::release_here(Lease& lease) {
 void CompletionQueue::deliver(Waiting& waiting) {
     {
         std::lock_guard lock(mutex_);
-        if (!is_releasing() && answered_.empty()) untaken_since_ = monotonic_now();
+        if (answered_.empty()) untaken_since_ = coarse_now();
         answered_.push(waiting);
         inbox_full_.store(true, std::memory_order_relaxed);
     }

@@ -86,7 +86,6 @@ class CompletionQueue {
         CompletionQueue* next = nullptr;
         bool is_listed = false;
     } told;
-    bool is_releasing() const;  // on this thread, by a call of its own: it will look for what that grants it
 
   private:
     struct Watched {  // by slot
@@ -113,6 +112,7 @@ class CompletionQueue {
     void prepare(Lease& lease, Nanos deadline);
     void watch(Lease& lease, std::uint32_t what);
     void unwatch(Lease& lease);
+    bool is_releasing() const;  // on this thread, by a call of its own: it will look for what that grants it
     void release_here(Lease& lease);
     void let_go(Lease& lease);
     void on_socket(std::uint64_t key);
@@ -136,7 +136,7 @@ class CompletionQueue {
     std::mutex mutex_;  // guards the inbox; taken under the pool's lock
     WaitingList answered_;
     Lease* to_release_ = nullptr;
-    Nanos untaken_since_ = 0;  // what another queue or thread has caused
+    Nanos untaken_since_ = 0;  // the first of the inbox
     bool parked_ = false;      // its requests are with the pool until it is polled
     std::atomic<bool> inbox_full_{false};
 };

@@ -8,7 +8,6 @@
 namespace pqpool {
 
 void Pool::watch_grant(CompletionQueue& queue, Nanos now) {
-    if (queue.is_releasing()) return;
     if (!std::exchange(queue.told.is_listed, true)) queue.told.next = std::exchange(told_, &queue);
     if (machine_.waiting() > 0) look_for_stalled_at_ = std::min(look_for_stalled_at_, now + kGrantPatience);
 }

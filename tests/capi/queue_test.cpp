@@ -150,7 +150,9 @@ TEST_CASE("a_queue_that_nobody_polls_keeps_no_connection_from_the_others", "[que
     Pool pool({{"min_size", "1"}, {"max_size", "1"}});
     auto stalled = std::make_unique<Queue>(pool);
     Queue lively(pool);
-    const auto lease = lively.acquire();
+    const bool by_itself = GENERATE(false, true);
+    INFO("what it is granted it has released itself: " << by_itself);
+    const auto lease = by_itself ? stalled->acquire() : lively.acquire();
     std::vector<uint64_t> ids;
     for (int i = 0; i < 5; i++) ids.push_back(stalled->acquire_waiting());
     CHECK(pool.release(lease) == PQPOOL_OK);  // granted to the first of them
