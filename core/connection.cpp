@@ -307,6 +307,7 @@ Connection::Connection(const ConnectPlan& plan, const Settings& settings)
 }
 
 Connection::~Connection() {
+    end_question_about_floats();
     PQfinish(pg_);
     if (own_fd_ >= 0) close(own_fd_);
 }

@@ -112,11 +112,16 @@ enum class TransactionStatus : std::int32_t { idle = 0, open = 1, failed = 2 };
 
 class Connection {
   public:
+    // Whether the pool's server, database or role has floats rounded in text. libpq is not told, so the first
+    // connection asks.
+    enum class FloatText : std::uint8_t { unknown, asked, whole, rounded };
+
     struct Settings {
         std::int64_t statement_cache_size = 100;
         std::string init_sql;
         bool reset_always = false;
         bool reset_never = false;
+        std::shared_ptr<std::atomic<FloatText>> float_text = std::make_shared<std::atomic<FloatText>>();
     };
 
     Connection(const ConnectPlan& plan, const Settings& settings);
@@ -230,6 +235,7 @@ class Connection {
 
     bool take_next();
     void end_batch();
+    void end_question_about_floats();
     void note_transaction_status();
     void take_part_result(pg_result* pg);
     void take_answer(Part part, Result&& result);
@@ -273,6 +279,7 @@ class Connection {
     NamedStatement* known_ = nullptr;  // of the statement, sent or still to follow
     StatementTraits traits_;
     bool prepares_ = false;  // the statement follows
+    bool asks_for_floats_ = false;
     bool checks_ = false, own_sync_ = false;
     bool by_name_ = false, binary_ = false, automatic_ = false;
     bool has_answer_ = false;   // to any part

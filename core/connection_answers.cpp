@@ -50,8 +50,15 @@ bool Connection::take_next() {
     return true;
 }
 
+// Where it got no answer, it is not put again: the answer is usually that nothing is rounded.
+void Connection::end_question_about_floats() {
+    auto asked = FloatText::asked;
+    if (std::exchange(asks_for_floats_, false)) settings_.float_text->compare_exchange_strong(asked, FloatText::whole);
+}
+
 void Connection::end_batch() {
     if (parts_.empty()) return;
+    end_question_about_floats();
     parts_.clear();
     part_ = 0;
     write_pending_ = false;
@@ -127,7 +134,7 @@ void Connection::take_check(const Result& result) {
     if (result.rows() != 1 || result.columns() != 1) return unexpected("no answer to its check");
     const std::string_view value(result.value(0, 0), static_cast<std::size_t>(result.length(0, 0)));
     if (parts_[part_] == Part::floats) {
-        if (value != "1") settings_changed_ = settings_at_start_changed_ = true;
+        *settings_.float_text = value == "1" ? FloatText::whole : FloatText::rounded;
     } else if (parts_[part_] == Part::pid) {
         int pid = 0;
         std::from_chars(value.data(), value.data() + value.size(), pid);
@@ -181,7 +188,6 @@ void Connection::take_failure(Part part, Result&& result) {
     switch (part) {
         case Part::prepare_check:
         case Part::check:
-        case Part::floats:
         case Part::pid:
             return take_check_failure(std::move(result));
         case Part::prepare:
@@ -200,6 +206,7 @@ void Connection::take_failure(Part part, Result&& result) {
             if (last_used_ != 0) loss_message_.insert(0, "what an earlier lease left could not be undone: ");
             return lose();
         case Part::evict:
+        case Part::floats:
             return;
     }
 }

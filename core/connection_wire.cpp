@@ -63,7 +63,9 @@ void Connection::begin_session() {
     send_each(settings_.init_sql, Part::reset);
     checks_ = true;
     send_simple(kCheckSql, Part::check);  // without a name, which a pooler's server may have already
-    send_simple(kFloatsSql, Part::floats);
+    auto unknown = FloatText::unknown;
+    asks_for_floats_ = settings_.float_text->compare_exchange_strong(unknown, FloatText::asked);
+    if (asks_for_floats_) send_simple(kFloatsSql, Part::floats);
     if (backend_pid_ < 0 || backend_pid_ > kHighestPid) send_simple("SELECT pg_backend_pid()", Part::pid);
     send_sync();
     flush();
@@ -164,7 +166,9 @@ bool Connection::has_unusual_settings() const {
         const char* value = PQparameterStatus(pg_, parameter);
         return !value || std::string_view(value).starts_with(beginning);
     };
-    return settings_changed_ || !is("DateStyle", "ISO") || !is("IntervalStyle", "postgres");
+    const auto floats = settings_.float_text->load(std::memory_order_relaxed);
+    return settings_changed_ || floats == FloatText::asked || floats == FloatText::rounded || !is("DateStyle", "ISO") ||
+           !is("IntervalStyle", "postgres");
 }
 
 void Connection::look_at(const Statement& statement) {

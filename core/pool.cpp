@@ -25,7 +25,10 @@ std::uint64_t random_seed() {
 }
 
 Keeper::Settings keeper_settings(const Options& o) {
-    return {{o.statement_cache_size, o.init_sql, o.reset == "always", o.reset == "never"},
+    return {{.statement_cache_size = o.statement_cache_size,
+             .init_sql = o.init_sql,
+             .reset_always = o.reset == "always",
+             .reset_never = o.reset == "never"},
             from_seconds(o.connect_timeout)};
 }
 

@@ -467,6 +467,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.skipif("PQPOOL_SANITIZER" in os.environ, reason="a sanitizer's shadow memory is over any limit")
 @pytest.mark.parametrize("limit", [300, 450])
 @pytest.mark.parametrize(
     ("query", "value", "small"),
