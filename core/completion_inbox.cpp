@@ -56,11 +56,23 @@ bool CompletionQueue::take_stale(Nanos before, WaitingList& grants) {
     if (answered_.empty()) return false;
     if (untaken_since_ > before) return true;
     WaitingList answers = std::exchange(answered_, {});
-    while (Waiting* waiting = answers.pop())
-        (waiting->what == Waiting::For::acquire && !waiting->error ? grants : answered_).push(*waiting);
+    while (Waiting* waiting = answers.pop()) {
+        const bool is_grant = waiting->what == Waiting::For::acquire && !waiting->error;
+        if (is_grant) forget_release(*waiting->lease);
+        (is_grant ? grants : answered_).push(*waiting);
+    }
     parked_ = true;
     inbox_full_.store(true, std::memory_order_relaxed);
     return false;
+}
+
+// Another thread has released the lease, which may be somebody else's before the inbox is looked at.
+void CompletionQueue::forget_release(const Lease& lease) {
+    for (Lease** at = &to_release_; *at; at = &(*at)->next_to_release) {
+        if (*at != &lease) continue;
+        *at = lease.next_to_release;
+        return;
+    }
 }
 
 void CompletionQueue::take_inbox() {

@@ -119,6 +119,7 @@ class CompletionQueue {
     void expire();
     void arm(Nanos deadline);
     void take_inbox();
+    void forget_release(const Lease& lease);
 
     const std::shared_ptr<Pool> pool_;
     const std::shared_ptr<Wakeup> wakeup_ = std::make_shared<Wakeup>();

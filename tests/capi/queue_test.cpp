@@ -146,6 +146,30 @@ TEST_CASE("a_queue_is_told_of_what_another_queue_of_its_thread_grants_it", "[que
     CHECK(pool.release(done.lease) == PQPOOL_OK);
 }
 
+TEST_CASE("a_grant_that_another_thread_released_and_nobody_took_is_released_once", "[queue]") {
+    Pool pool({{"min_size", "1"}, {"max_size", "1"}});
+    Queue stalled(pool), lively(pool);
+    const auto lease = lively.acquire();
+    stalled.acquire_waiting();
+    CHECK(pool.release(lease) == PQPOOL_OK);
+    std::thread([&] {
+        pqpool_holder holder{};
+        holder.struct_size = sizeof holder;
+        size_t count = 0;
+        CHECK(pqpool_holders(pool, &holder, 1, &count) == PQPOOL_OK);
+        CHECK(pool.release(holder.lease) == PQPOOL_OK);
+    }).join();
+    lively.acquire_waiting();
+    const auto mine = lively.wait();
+    REQUIRE(mine.status == PQPOOL_OK);
+    CHECK(stalled.wait_for(1, milliseconds(50)).empty());
+    CHECK(pool.statistics().leases_out == 1);
+    CHECK(pool.release(mine.lease) == PQPOOL_OK);
+    CHECK(pool.release(stalled.wait().lease) == PQPOOL_OK);
+    CHECK(pool.wait_until_quiet());
+    CHECK(pool.statistics().leases_out == 0);
+}
+
 TEST_CASE("a_queue_that_nobody_polls_keeps_no_connection_from_the_others", "[queue]") {
     Pool pool({{"min_size", "1"}, {"max_size", "1"}});
     auto stalled = std::make_unique<Queue>(pool);
