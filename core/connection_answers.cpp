@@ -134,7 +134,7 @@ void Connection::take_check(const Result& result) {
     if (result.rows() != 1 || result.columns() != 1) return unexpected("no answer to its check");
     const std::string_view value(result.value(0, 0), static_cast<std::size_t>(result.length(0, 0)));
     if (parts_[part_] == Part::floats) {
-        *settings_.float_text = value == "1" ? FloatText::whole : FloatText::rounded;
+        *settings_.float_text = value == "0" ? FloatText::rounded : FloatText::whole;
     } else if (parts_[part_] == Part::pid) {
         int pid = 0;
         std::from_chars(value.data(), value.data() + value.size(), pid);
