@@ -402,7 +402,7 @@ def any_fault(random: Random) -> Fault:
             (Action.CUT, TO_CLIENT),
         ]
     )
-    return Fault.at_byte(action, direction, int(random.expovariate(1 / 3000)), once_ready=True)
+    return Fault.at_byte(action, direction, int(random.expovariate(1 / 2000)), once_ready=True)
 
 
 async def test_a_thousand_inserts_under_random_faults_are_each_executed_once_or_reported_as_unknown(
@@ -440,7 +440,7 @@ async def test_a_thousand_inserts_under_random_faults_are_each_executed_once_or_
         await assert_sound(pool)
     rows = [int(line) for line in table.sql("SELECT id FROM once").split()]
     table.sql("DROP TABLE once")
-    assert faults > 50, "the faults must have struck, else nothing is proved"
+    assert faults > 30, "the faults must have struck, else nothing is proved"
     assert len(rows) == len(set(rows)), "executed twice"
     assert done <= set(rows) <= done | unknown
     assert len(done) > 500

@@ -515,10 +515,11 @@ def test_interrupts_at_any_place_reach_the_caller_and_lose_no_wake_up(database_u
     tasks = [loop.create_task(work(number)) for number in range(10)]
     try:
         for step in range(300):
+            watchdog = loop.call_later(10.0, loop.stop)
             with pytest.raises(KeyboardInterrupt):
                 signal.setitimer(signal.ITIMER_REAL, 0.0005 + step % 17 * 0.0003)
-                loop.call_later(10.0, loop.stop)
                 loop.run_forever()
+            watchdog.cancel()
             for index, task in enumerate(tasks):
                 if task.done():  # the interrupt came in its own code
                     assert isinstance(task.exception(), KeyboardInterrupt)
