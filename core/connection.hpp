@@ -245,6 +245,7 @@ class Connection {
     bool has_before_sync(Part part) const;
     void take_failure(Part part, Result&& result);
     void take_farewell(const Result& result);
+    void take_reset_failure(const Result& result);
     void take_sync_failure(Result&& result);
     void take_check_failure(Result&& result);
     void take_name_failure(Part part, Result&& result);

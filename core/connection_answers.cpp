@@ -201,10 +201,7 @@ void Connection::take_failure(Part part, Result&& result) {
         case Part::sync:
             return take_sync_failure(std::move(result));
         case Part::reset:
-            // What the last lease left must not meet the next one, so nothing more is done with the session.
-            loss_message_ = result.message();
-            if (last_used_ != 0) loss_message_.insert(0, "what an earlier lease left could not be undone: ");
-            return lose();
+            return take_reset_failure(result);
         case Part::evict:
         case Part::floats:
             return;
@@ -225,9 +222,16 @@ void Connection::take_farewell(const Result& result) {
 // An error that arrives at a Sync belongs to what stands before it: a deferred constraint, a conflict at commit.
 void Connection::take_sync_failure(Result&& result) {
     if (has_before_sync(Part::statement)) return take_statement_error(std::move(result));
-    if (has_before_sync(Part::reset)) return take_failure(Part::reset, std::move(result));
+    if (has_before_sync(Part::reset)) return take_reset_failure(result);
     if (has_before_sync(Part::check)) return take_check_failure(std::move(result));
     if (has_before_sync(Part::describe)) return take_statement_error(std::move(result));
+}
+
+// What the last lease left must not meet the next one, so nothing more is done with the session.
+void Connection::take_reset_failure(const Result& result) {
+    loss_message_ = result.message();
+    if (last_used_ != 0) loss_message_.insert(0, "what an earlier lease left could not be undone: ");
+    lose();
 }
 
 bool Connection::has_before_sync(Part wanted) const {

@@ -178,7 +178,8 @@ typedef enum pqpool_result_format {
     PQPOOL_BINARY = 1,
     /* Text on the statement's first two uses on its connection; binary from then on where every column is of a type
      * among those below. In a session whose settings the lease has changed, so that text could lose something, such a
-     * statement is described first, in a round trip of its own, and is binary from its first use on. The types: bool,
+     * statement is described first, in a round trip of its own, and is binary from its first use on. Always text with
+     * statement_cache_size 0. The types: bool,
      * bytea, "char", name, int2, int4, int8, oid, float4, float8, numeric, text, varchar, bpchar, json, jsonb, uuid,
      * date, time, timetz, timestamp, timestamptz, interval, void, and arrays of these; inet, cidr, macaddr, macaddr8,
      * bit, varbit, pg_lsn, tid, xid, xid8, cid, int2vector, oidvector, jsonpath. */

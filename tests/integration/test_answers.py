@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from pqpool import Connection, ConnectionPoolManager, QueryError
+from pqpool import Connection, ConnectionPoolManager, PoolInitializationError, QueryError
 from pqpool.exceptions import ConnectionLostError, ConnectionPoolError, ConnectionValidationError
 from pqpool.throwaway import ThrowawayServer
 from support.fake_server import (
@@ -127,6 +127,13 @@ async def test_a_conflict_at_commit_is_reported(tables):
                 await assert_in_step(connection)
         assert sorted(outcomes) == ["40001", "COMMIT"]
     tables.sql("TRUNCATE ledger")
+
+
+async def test_an_opening_that_fails_at_its_end_names_the_reason(tables):
+    with pytest.raises(PoolInitializationError, match="violates foreign key"):
+        async with open_pool(tables.url, init_sql="INSERT INTO child VALUES (91)"):
+            pass
+    assert tables.sql("SELECT count(*) FROM child") == "0"
 
 
 # ---- nothing is executed twice ----
