@@ -347,21 +347,21 @@ void CompletionQueue::abandon(AsyncOperation& operation) {
 void CompletionQueue::poll(Nanos deadline) {
     constexpr int kEvents = 64, kRounds = 32;
     const InCall in_call(*this);
-    Poller::Event events[kEvents];
+    std::uint64_t keys[kEvents];
     if (first_ready_ || inbox_full_.load(std::memory_order_relaxed)) deadline = 0;
     for (int round = 0; round < kRounds; round++, deadline = 0) {
-        const int count = poller_.wait(events, kEvents, deadline);
+        const int count = poller_.wait(keys, kEvents, deadline);
         more_ = count == kEvents;
         for (int i = 0; i < count; i++) {
-            if (events[i].key == kWakeKey) {
+            if (keys[i] == kWakeKey) {
                 wakeup_->clear();
                 if (settling_ == 0) continue;
                 for (auto& operation : operations_)  // a cancel request was sent, perhaps one that these wait for
                     if (operation.active && operation.settles) go_on(operation);
-            } else if (events[i].key == kTimerKey) {
+            } else if (keys[i] == kTimerKey) {
                 expire();
             } else {
-                on_socket(events[i].key);
+                on_socket(keys[i]);
             }
         }
         take_inbox();

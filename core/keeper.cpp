@@ -116,19 +116,19 @@ void Keeper::run() {
 }
 
 void Keeper::go_round(Nanos& next) {
-    Poller::Event events[64];
+    std::uint64_t keys[64];
     Nanos deadline = next;
     deadline = std::min({deadline, resolver_.due(), canceller_.due()});
     for (const auto& [index, job] : jobs_) deadline = std::min({deadline, job.deadline, job.host_deadline});
-    const int count = poller_.wait(events, 64, deadline);
+    const int count = poller_.wait(keys, 64, deadline);
     bool woken = false;
     for (int i = 0; i < count; i++) {
-        if (events[i].key == kWakeKey) {
+        if (keys[i] == kWakeKey) {
             mailbox_->wakeup.clear();
             woken = true;
             continue;
         }
-        const SlotId slot{static_cast<std::uint32_t>(events[i].key >> 32), static_cast<std::uint32_t>(events[i].key)};
+        const SlotId slot{static_cast<std::uint32_t>(keys[i] >> 32), static_cast<std::uint32_t>(keys[i])};
         if (const auto job = jobs_.find(slot.index); job != jobs_.end() && job->second.slot == slot) {
             step(slot.index);
         } else if (const auto watched = watched_.find(slot.index);

@@ -67,15 +67,10 @@ void Poller::watch(int fd, std::uint32_t what, std::uint64_t key) {
 
 void Poller::forget(int fd) { epoll_ctl(fd_, EPOLL_CTL_DEL, fd, nullptr); }
 
-int Poller::wait(Event* events, int capacity, Nanos deadline) {
+int Poller::wait(std::uint64_t* keys, int capacity, Nanos deadline) {
     epoll_event ready[64];
     const int count = epoll_wait(fd_, ready, std::min(capacity, 64), milliseconds_until(deadline));
-    for (int i = 0; i < count; i++) {
-        const auto bits = ready[i].events;
-        events[i].key = ready[i].data.u64;
-        events[i].what = ((bits & (EPOLLIN | EPOLLHUP)) ? kRead : 0) | ((bits & EPOLLOUT) ? kWrite : 0) |
-                         ((bits & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) ? kHangUp : 0) | ((bits & EPOLLERR) ? kError : 0);
-    }
+    for (int i = 0; i < count; i++) keys[i] = ready[i].data.u64;
     return std::max(count, 0);
 }
 
@@ -94,7 +89,7 @@ void Poller::arm_timer(Nanos deadline) {
     checked(timerfd_settime(timer_fd_, TFD_TIMER_ABSTIME, &at, nullptr), "timerfd_settime");
 }
 
-std::uint32_t wait_for_socket(int fd, std::uint32_t what, Nanos deadline) {
+bool wait_for_socket(int fd, std::uint32_t what, Nanos deadline) {
     pollfd p{};
     p.fd = fd;
     p.events =
@@ -103,10 +98,7 @@ std::uint32_t wait_for_socket(int fd, std::uint32_t what, Nanos deadline) {
         const int count = poll(&p, 1, milliseconds_until(deadline));
         if (count < 0 && errno == EINTR) continue;
         checked(count, "poll");
-        if (count == 0) return 0;
-        return ((p.revents & (POLLIN | POLLHUP)) ? Poller::kRead : 0) | ((p.revents & POLLOUT) ? Poller::kWrite : 0) |
-               ((p.revents & (POLLRDHUP | POLLHUP | POLLERR | POLLNVAL)) ? Poller::kHangUp : 0) |
-               ((p.revents & (POLLERR | POLLNVAL)) ? Poller::kError : 0);
+        return count > 0;
     }
 }
 

@@ -27,12 +27,6 @@ class Poller {
   public:
     static constexpr std::uint32_t kRead = 1, kWrite = 2;
     static constexpr std::uint32_t kHangUp = 4;  // the peer will send no more; always told of an error too
-    static constexpr std::uint32_t kError = 8;   // only ever reported
-
-    struct Event {
-        std::uint64_t key;
-        std::uint32_t what;
-    };
 
     Poller();
     ~Poller();
@@ -41,8 +35,9 @@ class Poller {
     int fd() const { return fd_; }                              // readable while any event stands
     void watch(int fd, std::uint32_t what, std::uint64_t key);  // new, or instead of what was watched on fd
     void forget(int fd);                                        // a closed descriptor is forgotten by itself
-    // Waits until an event, at most until the deadline (kNever = no limit, 0 = do not wait). The number of events.
-    int wait(Event* events, int capacity, Nanos deadline);
+    // Waits until an event, at most until the deadline (kNever = no limit, 0 = do not wait). The number of events,
+    // whose keys are given.
+    int wait(std::uint64_t* keys, int capacity, Nanos deadline);
     // A timer that makes fd() readable, with this key, from the deadline on; kNever takes it back.
     void make_timer(std::uint64_t key);
     void arm_timer(Nanos deadline);
@@ -52,8 +47,8 @@ class Poller {
     int timer_fd_ = -1;
 };
 
-// What the owner of a blocking call waits with: one socket, until the deadline. 0 at the deadline, else Poller's bits.
+// What the owner of a blocking call waits with: one socket, until the deadline. False at the deadline.
 // Throws Error(internal) where the system cannot wait.
-std::uint32_t wait_for_socket(int fd, std::uint32_t what, Nanos deadline);
+bool wait_for_socket(int fd, std::uint32_t what, Nanos deadline);
 
 }  // namespace pqpool

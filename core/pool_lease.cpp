@@ -272,7 +272,7 @@ bool Pool::wait_for(Operation& operation, Need need) {
     Connection& connection = *lease.connection;
     if (need == Need::settle && !connection.is_busy()) return connection.wait_until_settled(operation.deadline());
     const std::uint32_t what = Poller::kRead | (need == Need::write ? Poller::kWrite : 0);
-    return wait_for_socket(connection.fd(), what, operation.deadline()) != 0;
+    return wait_for_socket(connection.fd(), what, operation.deadline());
 }
 
 Error Pool::acquire_timeout(Nanos patience) noexcept {
