@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <new>
 
-#include "core/error.hpp"
-#include "core/result.hpp"
-#include "core/thread_own.hpp"
+#include "core/base/error.hpp"
+#include "core/base/thread_own.hpp"
+#include "core/wire/result.hpp"
 
 namespace pqpool::capi {
 

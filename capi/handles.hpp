@@ -8,9 +8,9 @@
 #include <type_traits>
 
 #include "capi/guard.hpp"
-#include "core/completion_queue.hpp"
-#include "core/options.hpp"
-#include "core/pool.hpp"
+#include "core/base/options.hpp"
+#include "core/run/completion_queue.hpp"
+#include "core/run/pool.hpp"
 #include "pqpool.h"
 
 struct pqpool_options {

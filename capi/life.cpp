@@ -3,7 +3,7 @@
 #include <cstring>
 
 #include "capi/handles.hpp"
-#include "core/text.hpp"
+#include "core/base/text.hpp"
 
 namespace pqpool::capi {
 

@@ -3,8 +3,8 @@
 #include <cstring>
 
 #include "capi/handles.hpp"
-#include "core/secrets.hpp"
-#include "core/text.hpp"
+#include "core/base/secrets.hpp"
+#include "core/base/text.hpp"
 
 using namespace pqpool::capi;
 using pqpool::copy_text;

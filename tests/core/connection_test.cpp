@@ -1,8 +1,8 @@
 #include <catch2/catch.hpp>
 #include <thread>
 
-#include "core/connection.hpp"
-#include "core/error.hpp"
+#include "core/base/error.hpp"
+#include "core/wire/connection.hpp"
 
 using namespace pqpool;
 

@@ -7,8 +7,8 @@
 #include <set>
 #include <thread>
 
-#include "core/errands.hpp"
-#include "core/resolver.hpp"
+#include "core/run/errands.hpp"
+#include "core/run/resolver.hpp"
 
 using namespace pqpool;
 

@@ -1,6 +1,6 @@
 #include <catch2/catch.hpp>
 
-#include "core/health.hpp"
+#include "core/decide/health.hpp"
 
 using namespace pqpool;
 

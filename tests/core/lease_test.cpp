@@ -1,6 +1,6 @@
 #include <catch2/catch.hpp>
 
-#include "core/lease.hpp"
+#include "core/run/lease.hpp"
 
 using namespace pqpool;
 

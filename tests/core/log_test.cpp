@@ -9,9 +9,9 @@
 #include <sstream>
 #include <vector>
 
-#include "core/error.hpp"
-#include "core/log.hpp"
-#include "core/text.hpp"
+#include "core/base/error.hpp"
+#include "core/base/text.hpp"
+#include "core/run/log.hpp"
 
 using namespace pqpool;
 

@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "core/pool_machine.hpp"
+#include "core/decide/pool_machine.hpp"
 
 namespace pqpool {
 

@@ -7,7 +7,7 @@
 #include <stdexcept>
 #include <vector>
 
-#include "core/pool_machine.hpp"
+#include "core/decide/pool_machine.hpp"
 
 namespace pqpool {
 

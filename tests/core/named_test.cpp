@@ -1,4 +1,4 @@
-#include "core/named.hpp"
+#include "core/wire/named.hpp"
 
 #include <catch2/catch.hpp>
 

@@ -3,8 +3,8 @@
 #include <cstdlib>
 #include <map>
 
-#include "core/options.hpp"
-#include "core/secrets.hpp"
+#include "core/base/options.hpp"
+#include "core/base/secrets.hpp"
 
 using namespace pqpool;
 using Catch::Matchers::Contains;

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "core/statement.hpp"
+#include "core/wire/statement.hpp"
 
 using namespace pqpool;
 

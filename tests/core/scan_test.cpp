@@ -1,6 +1,6 @@
 #include <catch2/catch.hpp>
 
-#include "core/statement.hpp"
+#include "core/wire/statement.hpp"
 
 using namespace pqpool;
 

@@ -1,10 +1,10 @@
-#include "core/secrets.hpp"
+#include "core/base/secrets.hpp"
 
 #include <catch2/catch.hpp>
 #include <string>
 
-#include "core/lease.hpp"
-#include "core/options.hpp"
+#include "core/base/options.hpp"
+#include "core/run/lease.hpp"
 
 using namespace pqpool;
 

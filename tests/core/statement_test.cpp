@@ -1,7 +1,7 @@
 #include <catch2/catch.hpp>
 #include <cstring>
 
-#include "core/statement.hpp"
+#include "core/wire/statement.hpp"
 
 using namespace pqpool;
 

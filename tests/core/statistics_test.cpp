@@ -2,7 +2,7 @@
 #include <set>
 #include <string>
 
-#include "core/statistics.hpp"
+#include "core/decide/statistics.hpp"
 
 using namespace pqpool;
 

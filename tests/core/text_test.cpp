@@ -1,9 +1,9 @@
-#include "core/text.hpp"
+#include "core/base/text.hpp"
 
 #include <catch2/catch.hpp>
 #include <string>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 
 using namespace pqpool;
 

@@ -2,7 +2,7 @@
 #include <list>
 #include <random>
 
-#include "core/waiter_queue.hpp"
+#include "core/decide/waiter_queue.hpp"
 
 using namespace pqpool;
 

@@ -2,10 +2,10 @@
 #include <cstdint>
 #include <string>
 
-#include "core/error.hpp"
-#include "core/options.hpp"
-#include "core/secrets.hpp"
-#include "core/text.hpp"
+#include "core/base/error.hpp"
+#include "core/base/options.hpp"
+#include "core/base/secrets.hpp"
+#include "core/base/text.hpp"
 #include "tests/fuzz/check.hpp"
 
 using namespace pqpool;

@@ -3,7 +3,7 @@
 #include <string>
 #include <string_view>
 
-#include "core/statement.hpp"
+#include "core/wire/statement.hpp"
 #include "tests/fuzz/check.hpp"
 
 using namespace pqpool;

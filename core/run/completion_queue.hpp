@@ -1,0 +1,145 @@
+// The caller-driven side: one pollable descriptor, under which acquires and statements make progress on the caller's
+// own thread.
+//
+// A queue belongs to the thread that uses it; only deliver(), release() and wake() may come from others, and the
+// destructor, while no call is under way. What the owner's own calls complete does not make the descriptor readable:
+// take completions with first() until there is none before waiting.
+//
+// A submit that fails leaves nothing behind: all that its way to the completion needs is had before anything is sent.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "core/run/operation.hpp"
+#include "core/run/pool.hpp"
+
+namespace pqpool {
+
+struct Completion {
+    std::uint64_t id = 0;
+    void* user_data = nullptr;
+    LeaseHandle lease = 0;  // of a granted acquire
+    Result result;          // of a statement; on failure the error
+};
+
+// Holds its own completion, so that what was submitted can always be completed.
+struct AsyncOperation {
+    enum class Kind { acquire, execute, run, opening, shutdown };
+    Kind kind = Kind::acquire;
+    bool active = false;          // under way: neither free nor completed
+    bool waits_for_pool = false;  // its Waiting is registered with the pool
+    bool settles = false;
+    std::uint32_t index = 0;
+    std::uint32_t generation = 0;
+    Completion completion;
+    AsyncOperation* next = nullptr;  // among the free ones, or among the completed
+    std::optional<Waiting> waiting;
+    Nanos statement_timeout = 0;  // of a run, until it has its lease
+    Operation operation;
+};
+
+class CompletionQueue {
+  public:
+    explicit CompletionQueue(std::shared_ptr<Pool> pool);
+    ~CompletionQueue();  // releases its leases; what is under way is dropped without a completion
+    CompletionQueue(const CompletionQueue&) = delete;
+
+    int fd() const { return poller_.fd(); }
+    Pool& pool() const { return *pool_; }
+
+    // Granted at once where a connection is free: `lease` is set and 0 returned, no completion follows. Else the
+    // submitted id.
+    std::uint64_t acquire(const AcquireRequest& request, void* user_data, LeaseHandle& lease);
+    std::uint64_t execute(LeaseHandle lease, std::string_view sql, const Parameter* parameters, std::size_t count,
+                          ResultFormat format, Nanos timeout, void* user_data);
+    // Acquires, executes and releases.
+    std::uint64_t run(const AcquireRequest& request, std::string_view sql, const Parameter* parameters,
+                      std::size_t count, ResultFormat format, Nanos timeout, void* user_data);
+    std::uint64_t await_opened(void* user_data);
+    std::uint64_t shut_down(Nanos timeout, void* user_data);
+    // The submitted request completes with ErrorKind::cancelled, unless it has completed already. False where it has.
+    bool cancel(std::uint64_t id);
+    // Any thread. The lease's handle is dead already, so that no two release it.
+    void release(Lease& lease);
+
+    // Makes progress on every socket that is ready; waits for one until the deadline (0 = does not wait).
+    void poll(Nanos deadline);
+    // What completed first, until it is taken; nullptr where there is none.
+    Completion* first();
+    void take_first();
+    bool in_call() const { return in_call_.load(std::memory_order_acquire); }  // any thread
+    ThreadNumber thread() const { return owner_; }
+    void wake() { wakeup_->wake(); }  // any thread
+    void follow_log();                // wakes when the pool's log has a line
+
+    // ---- from the pool, under its lock ----
+    void deliver(Waiting& waiting);  // it has its answer
+    // What it was granted before then and has not taken is in `grants`, and it is told to ask again when it is polled.
+    // False where it has taken all.
+    bool take_stale(Nanos before, WaitingList& grants);
+    struct Told {
+        CompletionQueue* next = nullptr;
+        bool is_listed = false;
+    } told;
+
+  private:
+    struct Watched {  // by slot
+        std::uint32_t generation = 0;
+        int fd = -1;
+        std::uint32_t what = 0;
+        Lease* lease = nullptr;  // while it is this queue's
+    };
+
+    class InCall;
+    class Submission;
+
+    AsyncOperation& new_operation(AsyncOperation::Kind kind, void* user_data);
+    AsyncOperation* find(std::uint64_t id);
+    void free_operation(AsyncOperation& operation);
+    void complete(AsyncOperation& operation, LeaseHandle lease, Result result);
+    void go_on(AsyncOperation& operation, bool readable = false);
+    void replace(AsyncOperation& operation);
+    void answered(AsyncOperation& operation);
+    void granted(AsyncOperation& operation);
+    bool ask(AsyncOperation& operation, const AcquireRequest& request);
+    void begin(AsyncOperation& operation, Lease& lease, bool has_statement, Nanos deadline);
+    void abandon(AsyncOperation& operation);
+    void prepare(Lease& lease, Nanos deadline);
+    void watch(Lease& lease, std::uint32_t what);
+    void unwatch(Lease& lease);
+    bool is_releasing() const;  // on this thread, by a call of its own: it will look for what that grants it
+    void release_here(Lease& lease);
+    void let_go(Lease& lease);
+    void on_socket(std::uint64_t key);
+    void expire();
+    void arm(Nanos deadline);
+    void take_inbox();
+    void forget_release(const Lease& lease);
+
+    const std::shared_ptr<Pool> pool_;
+    const std::shared_ptr<Wakeup> wakeup_ = std::make_shared<Wakeup>();
+    Poller poller_;
+    ThreadNumber owner_;
+    Nanos armed_ = kNever;
+    std::deque<AsyncOperation> operations_;
+    AsyncOperation* free_ = nullptr;
+    AsyncOperation *first_ready_ = nullptr, *last_ready_ = nullptr;
+    std::vector<Watched> watched_;
+    std::size_t settling_ = 0;
+    bool more_ = false;  // a socket may hold more than was read from it
+    std::atomic<bool> in_call_{false};
+
+    std::mutex mutex_;  // guards the inbox; taken under the pool's lock
+    WaitingList answered_;
+    Lease* to_release_ = nullptr;
+    Nanos untaken_since_ = 0;  // the first of the inbox
+    bool parked_ = false;      // its requests are with the pool until it is polled
+    std::atomic<bool> inbox_full_{false};
+};
+
+}  // namespace pqpool
