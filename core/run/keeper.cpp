@@ -361,7 +361,7 @@ bool Keeper::step_clean(Job& job) {
         }
         // A cancel request that is being sent could hit the next statement.
         if (!connection.settle()) return await(job, Progress::read), false;
-        if (connection.is_lost() || !connection.end_raw()) return finish(job, false), true;
+        if (connection.is_lost() || !connection.take_back()) return finish(job, false), true;
         job.phase = Phase::resetting;
         connection.begin_reset();
     }

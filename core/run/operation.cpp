@@ -49,7 +49,7 @@ Need Operation::start() {
         return Need::replacement;
     }
     Connection& connection = *lease_->connection;
-    if (connection.is_raw() && !connection.end_raw() && !connection.is_lost())
+    if (!connection.take_back() && !connection.is_lost())
         return finish(Result(Error(ErrorKind::busy, "the raw connection was left with a command under way")));
     if (connection.has_cancel()) {
         if (connection.is_busy() && connection.advance() != Progress::done) return Need::settle;

@@ -27,8 +27,9 @@ std::uint64_t random_seed() {
 Keeper::Settings keeper_settings(const Options& o) {
     return {{.statement_cache_size = o.statement_cache_size,
              .init_sql = o.init_sql,
-             .reset_always = o.reset == "always",
-             .reset_never = o.reset == "never"},
+             .reset = o.reset == "always"  ? Residue::Reset::always
+                      : o.reset == "never" ? Residue::Reset::never
+                                           : Residue::Reset::automatic},
             from_seconds(o.connect_timeout)};
 }
 

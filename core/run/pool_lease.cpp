@@ -11,6 +11,9 @@ namespace pqpool {
 
 namespace {
 
+// Of the round trip that tells libpq where the session stands.
+constexpr Nanos kLoanPatience = 5 * kSecond;
+
 // Each thread's own, so that a statement after the first allocates nothing.
 Operation& operation_of_thread() { return ThreadOwn<Operation>::get(); }
 
@@ -322,7 +325,7 @@ pg_conn* Pool::raw_connection(LeaseHandle handle) {
     const Result result = drive(operation);  // the raw connection is validated before anything else
     if (result.error()) throw *result.error();
     lease.is_fresh = false;  // what the caller does on it is not known
-    if (pg_conn* raw = lease.connection->raw()) return raw;
+    if (pg_conn* raw = lease.connection->lend(kLoanPatience)) return raw;
     throw Error(ErrorKind::connection_lost, "the connection is lost: " + lease.connection->loss_message());
 }
 
@@ -359,7 +362,7 @@ void Pool::release_owned(Lease& lease) {
     ReturnedConnection condition;
     if (Connection* connection = lease.connection.get()) {
         condition.broken =
-            connection->is_lost() || lease.hung_up.load(std::memory_order_relaxed) || !connection->end_raw();
+            connection->is_lost() || lease.hung_up.load(std::memory_order_relaxed) || !connection->take_back();
         condition.dirty = !condition.broken && connection->needs_cleaning();
         condition.condemned = connection->is_condemned();
         condition.queries = connection->queries();

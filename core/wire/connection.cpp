@@ -1,50 +1,47 @@
-// A connection's life. What passes over it: connection_wire.cpp.
 #include "core/wire/connection.hpp"
 
-#include <arpa/inet.h>
 #include <fcntl.h>
 #include <libpq-fe.h>
-#include <netdb.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
 #include <cstdlib>
 #include <cstring>
-#include <new>
 
-#include "core/base/options.hpp"
-#include "core/base/secrets.hpp"
+#include "core/base/error.hpp"
 #include "core/base/text.hpp"
 
 namespace pqpool {
 
 namespace {
 
+// What libpq may have heard before the pool speaks itself; it has no list of its own.
+constexpr const char* kReported[] = {"application_name",
+                                     "client_encoding",
+                                     "DateStyle",
+                                     "default_transaction_read_only",
+                                     "in_hot_standby",
+                                     "integer_datetimes",
+                                     "IntervalStyle",
+                                     "is_superuser",
+                                     "scram_iterations",
+                                     "search_path",
+                                     "server_encoding",
+                                     "server_version",
+                                     "session_authorization",
+                                     "standard_conforming_strings",
+                                     "TimeZone"};
+// So much is read at one go, so that a large result leaves others their turn.
+constexpr std::size_t kMostAtOnce = 1 << 20;
+
 std::string trimmed(const char* message) {
     std::string text = on_one_line(message ? message : "");
     while (!text.empty() && text.back() == ' ') text.pop_back();
     return text;
-}
-
-std::vector<std::string> split(const std::string& list) {
-    std::vector<std::string> items(1);
-    for (char c : list) {
-        if (c == ',')
-            items.emplace_back();
-        else
-            items.back().push_back(c);
-    }
-    return items;
-}
-
-bool is_address_or_socket(const std::string& host) {
-    in6_addr address;
-    return host.empty() || host[0] == '/' || host[0] == '@' || inet_pton(AF_INET, host.c_str(), &address) == 1 ||
-           inet_pton(AF_INET6, host.c_str(), &address) == 1;
 }
 
 // libpq offers no SQLSTATE for a failed connect, but its verbose form of the message holds it, in no language: "FATAL:
@@ -65,255 +62,26 @@ std::string take_sqlstate(std::string& message) {
     return {};
 }
 
-// libpq quotes the piece that it stumbled over, which may be a password or a part of one. Shown is only the name of a
-// parameter, which stands before a value in what may be shown of the text.
-std::string without_values(const std::string& message, const std::string& conninfo) {
-    const auto sign = message.find("\"=\"");  // as in: missing "=" after
-    const auto open = message.find('"', sign == std::string::npos ? 0 : sign + 3);
-    if (open == std::string::npos) return message;
-    const std::string piece = message.substr(open + 1, message.rfind('"') - std::min(message.rfind('"'), open + 1));
-    const bool name = !piece.empty() && std::all_of(piece.begin(), piece.end(),
-                                                    [](unsigned char c) { return std::isalnum(c) || c == '_'; });
-    if (name && mask_password(conninfo).find(piece + "=") != std::string::npos) return message;
-    return message.substr(0, open) + "(not shown)";
-}
-
 }  // namespace
 
-ConnectPlan::ConnectPlan(std::string_view database_url) {
-    const std::string conninfo = libpq_conninfo(database_url);
-    char* problem = nullptr;
-    PQconninfoOption* parsed = PQconninfoParse(conninfo.c_str(), &problem);
-    if (!parsed) {
-        const std::string text = without_values(trimmed(problem), conninfo);
-        PQfreemem(problem);
-        if (text.empty() || text == "out of memory") throw std::bad_alloc();
-        throw Error(
-            ErrorKind::configuration,
-            "database_url is not a valid connection string: " + text +
-                ". Suggestion: write it as postgresql://user@host:5432/database and percent-encode special characters");
-    }
-    const std::string shown = percent_decoded(mask_password(conninfo));
-    for (const PQconninfoOption* o = parsed; o->keyword; o++) {
-        if (!o->val) continue;
-        settings_.emplace_back(o->keyword, o->val);
-        // A password that is not percent-encoded can end up, in part, in the fields beside it.
-        for (const char* field : {"host", "hostaddr", "port", "dbname", "user"})
-            if (std::strcmp(field, o->keyword) == 0)
-                for (const auto& value : split(o->val))
-                    if (!value.empty() && shown.find(value) == std::string::npos) hidden_.push_back(value);
-    }
-    PQconninfoFree(parsed);
-    add_defaults();
-    point();
-}
-
-// What libpq would take from the environment decides whether a name has to be resolved, so it is taken here.
-void ConnectPlan::add_defaults() {
-    PQconninfoOption* defaults = PQconndefaults();
-    if (!defaults) throw std::bad_alloc();
-    for (const PQconninfoOption* o = defaults; o->keyword; o++) {
-        const std::string_view keyword = o->keyword;
-        if (o->val && (keyword == "host" || keyword == "hostaddr" || keyword == "port" || keyword == "user") &&
-            get(keyword).empty())
-            set(keyword, o->val);
-    }
-    PQconninfoFree(defaults);
-    if (get("dbname").empty()) set("dbname", get("user"));
-    set("client_encoding", "UTF8");
-    if (get("fallback_application_name").empty()) set("fallback_application_name", "pqpool");
-    // A peer that vanished without a word: data unacknowledged for this long breaks the connection, so that nothing
-    // waits for it for ever.
-    if (get("tcp_user_timeout").empty()) set("tcp_user_timeout", "30000");
-    if (get("keepalives_idle").empty()) set("keepalives_idle", "60");
-    if (get("keepalives_interval").empty()) set("keepalives_interval", "10");
-    if (get("keepalives_count").empty()) set("keepalives_count", "3");
-}
-
-void ConnectPlan::set(std::string_view keyword, std::string value) {
-    for (auto& [known, old] : settings_)
-        if (known == keyword) {
-            old = std::move(value);
-            return;
-        }
-    settings_.emplace_back(keyword, std::move(value));
-}
-
-std::string ConnectPlan::get(std::string_view keyword) const {
-    for (const auto& [known, value] : settings_)
-        if (known == keyword) return value;
-    return {};
-}
-
-void ConnectPlan::point() {
-    keyword_pointers_.clear();
-    value_pointers_.clear();
-    for (const auto& [keyword, value] : settings_) {
-        keyword_pointers_.push_back(keyword.c_str());
-        value_pointers_.push_back(value.c_str());
-    }
-    keyword_pointers_.push_back(nullptr);
-    value_pointers_.push_back(nullptr);
-}
-
-std::vector<ConnectPlan::Host> ConnectPlan::hosts() const {
-    const auto names = split(get("host")), addresses = split(get("hostaddr")), ports = split(get("port"));
-    const auto at = [](const std::vector<std::string>& list, std::size_t i) { return i < list.size() ? list[i] : ""; };
-    std::vector<Host> hosts;
-    for (std::size_t i = 0; i < std::max(names.size(), addresses.size()); i++)
-        hosts.push_back({at(names, i), at(addresses, i), ports.size() == 1 ? ports[0] : at(ports, i)});
-    return hosts;
-}
-
-void ConnectPlan::set_hosts(const std::vector<Host>& hosts) {
-    std::string names, addresses, ports;
-    bool any_address = false;
-    for (std::size_t i = 0; i < hosts.size(); i++) {
-        const char* comma = i ? "," : "";
-        names += comma + hosts[i].name;
-        addresses += comma + hosts[i].address;
-        ports += comma + hosts[i].port;
-        any_address |= !hosts[i].address.empty();
-    }
-    set("host", names);
-    set("hostaddr", any_address ? addresses : "");
-    set("port", ports);
-    point();
-}
-
-std::vector<std::string> ConnectPlan::names() const {
-    std::vector<std::string> names;
-    for (const auto& host : hosts())
-        if (host.address.empty() && !is_address_or_socket(host.name) &&
-            std::find(names.begin(), names.end(), host.name) == names.end())
-            names.push_back(host.name);
-    return names;
-}
-
-std::vector<std::string> ConnectPlan::look_up(const std::string& name) {
-    addrinfo hints{};
-    hints.ai_socktype = SOCK_STREAM;
-    addrinfo* list = nullptr;
-    if (const int error = getaddrinfo(name.c_str(), nullptr, &hints, &list); error != 0)
-        throw Error(ErrorKind::connection_lost,
-                    "could not translate host name \"" + name + "\" to address: " + gai_strerror(error));
-    std::vector<std::string> found;
-    for (const addrinfo* a = list; a; a = a->ai_next) {
-        char text[NI_MAXHOST];
-        if (getnameinfo(a->ai_addr, a->ai_addrlen, text, sizeof text, nullptr, 0, NI_NUMERICHOST) == 0)
-            found.emplace_back(text);
-    }
-    freeaddrinfo(list);
-    return found;
-}
-
-std::optional<ConnectPlan> ConnectPlan::with_addresses(const Addresses& found) const {
-    std::vector<Host> reachable;
-    for (const Host& host : hosts()) {
-        if (!host.address.empty() || host.name.empty() || host.name[0] == '/' || host.name[0] == '@') {
-            reachable.push_back(host);
-        } else if (is_address_or_socket(host.name)) {
-            reachable.push_back({host.name, host.name, host.port});
-        } else if (const auto at = found.find(host.name); at != found.end()) {
-            for (const auto& address : at->second) reachable.push_back({host.name, address, host.port});
-        }
-    }
-    if (reachable.empty()) return {};
-    ConnectPlan plan = *this;
-    plan.set_hosts(reachable);
-    return plan;
-}
-
-ConnectPlan ConnectPlan::beginning_with(std::size_t host) const {
-    std::vector<Host> turned = hosts();
-    std::rotate(turned.begin(), turned.begin() + static_cast<std::ptrdiff_t>(host % turned.size()), turned.end());
-    ConnectPlan plan = *this;
-    plan.set_hosts(turned);
-    return plan;
-}
-
-std::string ConnectPlan::shown(std::string_view keyword) const {
-    const std::string value = get(keyword);
-    for (const auto& one : split(value))
-        if (std::find(hidden_.begin(), hidden_.end(), one) != hidden_.end()) return "***";
-    return value;
-}
-
-std::string ConnectPlan::describe() const {
-    const std::string host = shown("host"), address = shown("hostaddr");
-    return "host " +
-           (!host.empty()      ? host
-            : !address.empty() ? address
-                               : "(local socket)") +
-           " port " + shown("port") + " database " + shown("dbname") + " user " + shown("user");
-}
-
-std::string ConnectPlan::name() const {
-    const std::string host = shown("host"), address = shown("hostaddr"), port = shown("port");
-    return (!host.empty() ? host : address) + (port.empty() ? "" : ":" + port) + "/" + shown("dbname");
-}
-
-std::string ConnectPlan::masked(std::string words) const {
-    for (const auto& value : hidden_) {
-        const std::string quoted = '"' + value + '"';
-        for (auto at = words.find(quoted); at != std::string::npos; at = words.find(quoted, at + 5))
-            words.replace(at, quoted.size(), "\"***\"");
-    }
-    return words;
-}
-
-void CancelRequest::send() {
-    {
-        std::lock_guard lock(mutex_);
-        if (called_off_) return;
-        sending_++;
-    }
-    char problem[256];
-    PQcancel(handle_.get(), problem, sizeof problem);  // a failure needs no answer: the batch's own deadline decides
-    {
-        std::lock_guard lock(mutex_);
-        sending_--;
-    }
-    changed_.notify_all();
-}
-
-bool CancelRequest::call_off() {
-    std::lock_guard lock(mutex_);
-    called_off_ = true;
-    return sending_ == 0;
-}
-
-bool CancelRequest::wait_until_called_off(Nanos deadline) {
-    std::unique_lock lock(mutex_);
-    const auto until = std::chrono::steady_clock::time_point(std::chrono::nanoseconds(deadline));
-    called_off_ = true;
-    return changed_.wait_until(lock, until, [this] { return sending_ == 0; });
-}
-
-bool CancelRequest::is_called_off() const {
-    std::lock_guard lock(mutex_);
-    return called_off_;
-}
-
-Connection::Connection(const ConnectPlan& plan, const Settings& settings)
-    : settings_(settings), named_(settings.statement_cache_size) {
-    parts_.reserve(16);  // before there is anything to close
+Connection::Connection(const ConnectPlan& plan, const Settings& settings) : session_(settings) {
     pg_ = PQconnectStartParams(plan.keywords(), plan.values(), 0);
     if (!pg_) throw Error(ErrorKind::internal, "out of memory while opening a connection");
     PQsetNoticeReceiver(
-        pg_, [](void* self, const PGresult* notice) { on_notice(self, notice); }, this);
+        pg_, [](void*, const PGresult*) {}, nullptr);
     PQsetErrorVerbosity(pg_, PQERRORS_VERBOSE);  // see take_sqlstate()
     fd_ = PQsocket(pg_);
 }
 
 Connection::~Connection() {
-    end_question_about_floats();
+    // libpq would say goodbye in the midst of a message.
+    if (pg_ && (is_lost() || session_.output().is_half_sent())) hang_up();
     PQfinish(pg_);
     if (own_fd_ >= 0) close(own_fd_);
 }
 
-// libpq closes its descriptor as soon as it sees the end, on the owner's thread, and the number may name anything from
-// then on. The keeper, which watches the socket or shuts it down under a lease, needs one that lives as long as the
+// While it is lent, libpq closes its descriptor as soon as it sees the end, and the number may name anything from then
+// on. The keeper, which watches the socket or shuts it down under a lease, needs one that lives as long as the
 // connection.
 void Connection::own_descriptor() {
     own_fd_ = fcntl(fd_, F_DUPFD_CLOEXEC, 0);
@@ -356,19 +124,92 @@ Progress Connection::connect_step() {
     throw Error(ErrorKind::connection_lost, message, sqlstate);
 }
 
-void Connection::note_transaction_status() {
-    const auto status = PQtransactionStatus(pg_);
-    transaction_status_ = status == PQTRANS_INTRANS   ? TransactionStatus::open
-                          : status == PQTRANS_INERROR ? TransactionStatus::failed
-                                                      : TransactionStatus::idle;
+// The session is ours from here on. What libpq has read behind the greeting is taken from it first; half a message that
+// it may hold is missed by the first answer, which then does not fit.
+void Connection::begin_session() {
+    PQsetErrorVerbosity(pg_, PQERRORS_DEFAULT);
+    while (PGnotify* notification = PQnotifies(pg_)) PQfreemem(notification);
+    own_descriptor();
+    channel_ = Channel(pg_, fd_);
+    cancel_handle_ = {PQgetCancel(pg_), PQfreeCancel};
+    backend_pid_ = PQbackendPID(pg_);
+    take_parameters();
+    const char* options = PQoptions(pg_);
+    session_.begin(backend_pid_, options && *options);
+    write();
+}
+
+void Connection::take_parameters() {
+    for (const char* name : kReported)
+        if (const char* value = PQparameterStatus(pg_, name)) session_.set_parameter(name, value);
+}
+
+void Connection::begin(const Statement* statement, Check check) {
+    cancels_.clear();
+    session_.begin(statement, check);
+    write();
+}
+
+void Connection::begin_reset() {
+    cancels_.clear();
+    session_.begin_reset();
+    write();
+}
+
+// False where nothing more can be written.
+bool Connection::write() {
+    OutputBuffer& output = session_.output();
+    for (auto unsent = output.unsent(); !unsent.empty(); unsent = output.unsent()) {
+        const auto [bytes, state] = channel_.write(unsent);
+        output.note_sent(bytes);
+        if (state == Channel::State::ended) {
+            session_.note_unwritten();
+            return false;
+        }
+        if (state != Channel::State::open) break;
+    }
+    return true;
+}
+
+Channel::State Connection::read() {
+    InputBuffer& input = session_.input();
+    for (std::size_t all = 0;;) {
+        const auto room = input.room();
+        const auto [bytes, state] = channel_.read(room.data, room.size);
+        if (state != Channel::State::open) return state;
+        input.add(bytes);
+        all += bytes;
+        if (session_.take()) return state;
+        // Less than it could have been: that is all there is.
+        if (!channel_.has_more() && (bytes < room.size || all >= kMostAtOnce)) return Channel::State::wants_read;
+    }
+}
+
+Progress Connection::advance() {
+    const bool could_write = write();
+    const auto state = is_lost() ? Channel::State::ended : read();
+    const bool is_over = state == Channel::State::ended || !could_write;
+    if (!is_over && !session_.is_done())
+        return wants_to_write() || state == Channel::State::wants_write ? Progress::write : Progress::read;
+    if (is_over && !(is_busy() && session_.is_done())) session_.lose(channel_.failure());
+    session_.end_batch();
+    return Progress::done;
 }
 
 void Connection::end_lease(Nanos now) {
     last_used_ = now;
-    if (!settings_.reset_never) settings_changed_ = settings_at_start_changed_;
-    inherited_dirt_ |= lease_dirt_;
-    lease_dirt_ = settings_.reset_always ? kDirtAll : kDirtNone;
-    if (settings_.reset_never) inherited_dirt_ = kDirtNone;
+    session_.end_lease();
+}
+
+static TransactionStatus status_by_libpq(const pg_conn* pg) {
+    const auto status = PQtransactionStatus(pg);
+    return status == PQTRANS_INTRANS   ? TransactionStatus::open
+           : status == PQTRANS_INERROR ? TransactionStatus::failed
+                                       : TransactionStatus::idle;
+}
+
+TransactionStatus Connection::transaction_status() const {
+    return lent_ ? status_by_libpq(pg_) : session_.transaction_status();
 }
 
 std::shared_ptr<CancelRequest> Connection::make_cancel() {
@@ -386,12 +227,11 @@ bool Connection::wait_until_settled(Nanos deadline) {
                        [deadline](const auto& request) { return request->wait_until_called_off(deadline); });
 }
 
-std::string Connection::loss_message() const { return on_one_line(loss_message_); }
+std::string Connection::loss_message() const { return on_one_line(session_.loss_message()); }
 
 void Connection::hear_farewell() {
-    if (is_busy() || raw_) return;
-    PQconsumeInput(pg_);
-    PQfreemem(PQnotifies(pg_));  // has libpq look at what it read; a FATAL comes by on_notice()
+    if (is_busy() || lent_ || is_lost()) return;
+    read();
 }
 
 void Connection::hang_up() const { shutdown(fd_, SHUT_RDWR); }
@@ -414,7 +254,7 @@ void Connection::abandon_after_fork(bool in_use) {
             is_closed = true;
     }
     if (nothing >= 0) close(nothing);
-    lost_ = true;
+    mark_lost();
     if (in_use || is_closed) return;  // its buffers may be in any state, its descriptors another's: left alone
     PQfinish(pg_);
     pg_ = nullptr;
@@ -422,25 +262,64 @@ void Connection::abandon_after_fork(bool in_use) {
     fd_ = own_fd_ = -1;
 }
 
-pg_conn* Connection::raw() {
-    if (is_busy() || lost_) return nullptr;
-    if (!raw_) raw_ = PQexitPipelineMode(pg_) == 1;
-    if (!raw_) return nullptr;
-    PQsetnonblocking(pg_, 0);
-    lease_dirt_ = kDirtAll;
-    settings_changed_ = true;
+// An empty query says nothing, and its end tells libpq whether a transaction is open.
+bool Connection::round_trip_of_libpq(Nanos deadline) {
+    if (PQsendQuery(pg_, "") != 1) return false;
+    for (;;) {
+        const int left = PQflush(pg_);
+        if (left < 0 || PQconsumeInput(pg_) != 1) return false;
+        if (!PQisBusy(pg_)) break;
+        const Nanos now = monotonic_now();
+        pollfd socket{PQsocket(pg_), static_cast<short>(left > 0 ? POLLIN | POLLOUT : POLLIN), 0};
+        if (now >= deadline || poll(&socket, 1, static_cast<int>((deadline - now) / kMillisecond + 1)) < 0)
+            return false;
+    }
+    while (PGresult* result = PQgetResult(pg_)) {
+        const bool empty = PQresultStatus(result) == PGRES_EMPTY_QUERY;
+        PQclear(result);
+        if (!empty) return false;
+    }
+    return PQstatus(pg_) == CONNECTION_OK;
+}
+
+pg_conn* Connection::lend(Nanos patience) {
+    if (lent_) return pg_;
+    if (is_busy() || is_lost()) return nullptr;
+    for (const char* name : {"client_encoding", "standard_conforming_strings"}) {
+        const char* known = PQparameterStatus(pg_, name);
+        if (session_.parameter(name) != (known ? known : ""))
+            throw Error(ErrorKind::unsupported,
+                        std::string("the raw connection cannot be had while ") + name + " is '" +
+                            std::string(session_.parameter(name)) +
+                            "': libpq's escaping functions would not know of it. Suggestion: set "
+                            "it back first");
+    }
+    const bool knows = session_.input().is_empty() && round_trip_of_libpq(deadline_after(monotonic_now(), patience));
+    if (!knows) {
+        session_.lose(PQerrorMessage(pg_));
+        break_off();
+        return nullptr;
+    }
+    lent_ = true;
     return pg_;
 }
 
-bool Connection::end_raw() {
-    if (!raw_) return true;
-    if (PQstatus(pg_) != CONNECTION_OK) lose();
-    if (lost_ || PQtransactionStatus(pg_) == PQTRANS_ACTIVE) return false;
-    raw_ = false;
-    note_transaction_status();
-    forget_names();
-    names_are_unsure_ = true;
-    return PQsetnonblocking(pg_, 1) == 0 && PQenterPipelineMode(pg_) == 1;
+bool Connection::take_back() {
+    if (!std::exchange(lent_, false)) return true;
+    const bool is_same =
+        PQstatus(pg_) == CONNECTION_OK && is_own_socket(PQsocket(pg_)) && PQbackendPID(pg_) == backend_pid_;
+    if (!is_same) session_.lose(PQerrorMessage(pg_));
+    session_.note_foreign_words();
+    if (is_lost()) return false;
+    if (PQtransactionStatus(pg_) == PQTRANS_ACTIVE || PQpipelineStatus(pg_) != PQ_PIPELINE_OFF) {
+        lent_ = true;
+        return false;
+    }
+    while (PGnotify* notification = PQnotifies(pg_)) PQfreemem(notification);
+    PQuntrace(pg_);
+    take_parameters();
+    session_.set_transaction_status(status_by_libpq(pg_));
+    return true;
 }
 
 }  // namespace pqpool

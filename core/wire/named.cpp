@@ -23,6 +23,11 @@ std::string name_of_statement(std::string_view key) {
     return name;
 }
 
+void NamedStatement::note_columns(const Columns* seen) {
+    described = true;
+    binary = !seen || seen->all_types_have_binary_form();
+}
+
 void NamedStatement::miss() {
     on_server = false;
     unnamed = ++missed >= kMostMissed;

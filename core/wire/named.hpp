@@ -6,11 +6,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <list>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <unordered_map>
 #include <vector>
 
+#include "core/wire/result.hpp"
 #include "core/wire/statement.hpp"
 
 namespace pqpool {
@@ -28,7 +30,9 @@ struct NamedStatement {
     bool binary = false;   // described, and every column has a binary form
     bool unnamed = false;  // the name was not there too often: parsed anew with each use
     std::uint8_t missed = 0;
+    std::shared_ptr<const Columns> columns;  // of its last result
 
+    void note_columns(const Columns* seen);  // nullptr: it has none
     // Behind a pooler the next packet may go to another server, which has not this name. Twice, and it is used no more.
     void miss();
 };

@@ -1,58 +1,155 @@
 #include "core/wire/result.hpp"
 
-#include <libpq-fe.h>
-
 #include <algorithm>
 #include <iterator>
+#include <limits>
 
 #include "core/base/text.hpp"
 
 namespace pqpool {
 
-void Result::clear() {
-    PQclear(pg_);
-    pg_ = nullptr;
-    repaired_.reset();
+namespace {
+
+constexpr std::size_t kLargestChunk = 256 << 10;
+constexpr std::size_t kAlignment = 8;
+
+constexpr std::size_t aligned(std::size_t size) { return (size + kAlignment - 1) / kAlignment * kAlignment; }
+
+}  // namespace
+
+Columns::Columns(const Message& description) : description_(description.body) {
+    BodyReader body({description.tag, description_});
+    columns_.resize(static_cast<std::uint16_t>(body.int16()));
+    for (Column& column : columns_) {
+        column.name = body.text().data();
+        if (!is_utf8(column.name)) {
+            repaired_.push_back(std::make_unique<std::string>(valid_utf8(column.name)));
+            column.name = repaired_.back()->c_str();
+        }
+        body.bytes(6);  // the table, and the column's number in it
+        column.type = static_cast<std::uint32_t>(body.int32());
+        body.bytes(6);  // the type's size and modifier
+        const auto format = body.int16();
+        if (format != 0 && format != 1) throw ProtocolViolation("a column in a form of no known kind");
+        column.binary = format == 1;
+    }
+    body.end();
+}
+
+bool Columns::all_types_have_binary_form() const {
+    return !columns_.empty() &&
+           std::all_of(columns_.begin(), columns_.end(), [](const Column& c) { return has_binary_form(c.type); });
+}
+
+Result::Answer::~Answer() {
+    for (char* chunk = newest_chunk; chunk;) {
+        char* before;
+        std::memcpy(&before, chunk, sizeof before);
+        delete[] std::exchange(chunk, before);
+    }
+}
+
+char* Result::Answer::take(std::size_t size) {
+    size = aligned(size);
+    if (static_cast<std::size_t>(chunk_end - at) < size) {
+        const std::size_t whole = std::max(next_chunk, kAlignment + size);
+        char* chunk = new char[whole];
+        std::memcpy(chunk, &newest_chunk, sizeof newest_chunk);
+        newest_chunk = chunk;
+        at = chunk + kAlignment;
+        chunk_end = chunk + whole;
+        next_chunk = std::min(next_chunk * 2, kLargestChunk);
+    }
+    return std::exchange(at, at + size);
+}
+
+void Result::begin(std::shared_ptr<const Columns> columns) {
+    if (answer_ && (answer_->row_count > 0 || answer_->tag)) answer_.reset();  // a script's earlier statement
+    answer().columns = std::move(columns);
+}
+
+// The row as it came, behind an index of its cells. Where a value ends the length of the next one begins, which is
+// known by then: its first byte makes room for a NUL.
+void Result::add_row(const Message& row) {
+    Answer& answer = this->answer();
+    BodyReader body(row);
+    const std::size_t count = static_cast<std::uint16_t>(body.int16());
+    if (!answer.columns || count != answer.columns->count())
+        throw ProtocolViolation("a row with another number of columns than it has");
+    if (answer.row_count == std::numeric_limits<std::int32_t>::max())
+        throw Error(ErrorKind::unsupported, "a result of more than 2147483647 rows. Suggestion: use LIMIT or a cursor");
+    const std::size_t size = body.left();
+    char* const begin = answer.take(count * sizeof(Cell) + size + 1);
+    Cell* const cells = reinterpret_cast<Cell*>(begin);
+    char* const bytes = begin + count * sizeof(Cell);
+    std::memcpy(bytes, body.bytes(size).data(), size);
+    std::size_t at = 0;
+    for (std::size_t i = 0; i < count; i++) {
+        if (size - at < 4) throw ProtocolViolation("a row that is cut off");
+        const auto length = static_cast<std::int32_t>(BodyReader::big_endian<std::uint32_t>(bytes + at));
+        bytes[at] = '\0';
+        at += 4;
+        cells[i] = {static_cast<std::uint32_t>(count * sizeof(Cell) + at), length};
+        if (length < 0) {
+            if (length != -1) throw ProtocolViolation("a value of impossible length");
+            cells[i].offset -= 4;  // of the NUL
+            continue;
+        }
+        if (size - at < static_cast<std::size_t>(length)) throw ProtocolViolation("a row that is cut off");
+        at += static_cast<std::size_t>(length);
+    }
+    if (at != size) throw ProtocolViolation("a row with more than belongs into it");
+    bytes[size] = '\0';
+    if (answer.row_count == 0) {
+        answer.only_row = begin;
+    } else {
+        if (answer.row_count == 1) answer.rows.push_back(answer.only_row);
+        answer.rows.push_back(begin);
+    }
+    answer.row_count++;
+}
+
+void Result::end(std::string_view command_tag) {
+    char* tag = answer().take(command_tag.size() + 1);
+    std::copy(command_tag.begin(), command_tag.end(), tag);
+    tag[command_tag.size()] = '\0';
+    answer_->tag = is_utf8(tag) ? tag : as_utf8(tag);
+}
+
+Result Result::of_error(std::string_view fields) {
+    Result result;
+    char* copy = result.answer().take(fields.size());
+    std::copy(fields.begin(), fields.end(), copy);
+    result.answer_->fields = {copy, fields.size()};
+    return result;
 }
 
 const char* Result::as_utf8(const char* text) const {
     if (!text || is_utf8(text)) return text;
-    if (!repaired_) repaired_ = std::make_unique<std::map<const char*, std::string>>();
-    return repaired_->try_emplace(text, valid_utf8(text)).first->second.c_str();
+    auto& repaired = answer_->repaired;
+    if (!repaired) repaired = std::make_unique<std::map<const char*, std::string>>();
+    return repaired->try_emplace(text, valid_utf8(text)).first->second.c_str();
 }
 
-int Result::rows() const { return PQntuples(pg_); }
-int Result::columns() const { return PQnfields(pg_); }
-const char* Result::column_name(int column) const { return as_utf8(PQfname(pg_, column)); }
-std::uint32_t Result::column_type(int column) const { return PQftype(pg_, column); }
-bool Result::is_binary() const { return PQnfields(pg_) > 0 && PQfformat(pg_, 0) == 1; }
-const char* Result::value(int row, int column) const { return PQgetvalue(pg_, row, column); }
-int Result::length(int row, int column) const { return PQgetlength(pg_, row, column); }
-bool Result::is_null(int row, int column) const { return PQgetisnull(pg_, row, column) == 1; }
-const char* Result::command_tag() const { return pg_ ? as_utf8(PQcmdStatus(pg_)) : ""; }
-const char* Result::field(int code) const { return pg_ ? as_utf8(PQresultErrorField(pg_, code)) : nullptr; }
+const char* Result::field(int code) const {
+    if (!answer_ || code <= 0 || code > std::numeric_limits<signed char>::max()) return nullptr;
+    return as_utf8(error_field(answer_->fields, static_cast<char>(code)));
+}
 
 bool Result::is_fatal() const {
-    const char* severity = field(PG_DIAG_SEVERITY_NONLOCALIZED);
+    // 'V' is never translated; servers before 9.6 have it not.
+    const char* severity = field('V') ? field('V') : field('S');
     return severity && (std::string_view(severity) == "FATAL" || std::string_view(severity) == "PANIC");
 }
 
 std::string Result::message() const {
-    if (!pg_) return {};
-    const char* primary = PQresultErrorField(pg_, PG_DIAG_MESSAGE_PRIMARY);
-    if (!primary || !PQresultErrorField(pg_, PG_DIAG_SQLSTATE)) return valid_utf8(PQresultErrorMessage(pg_));
-    const char* severity = PQresultErrorField(pg_, PG_DIAG_SEVERITY);
+    const char* primary = field('M');
+    if (!primary) return {};
+    const char* severity = field('S');
     std::string words = std::string(severity ? severity : "ERROR") + ":  " + primary;
-    if (const char* detail = PQresultErrorField(pg_, PG_DIAG_MESSAGE_DETAIL))
-        words += std::string("\nDETAIL:  ") + detail;
-    if (const char* hint = PQresultErrorField(pg_, PG_DIAG_MESSAGE_HINT)) words += std::string("\nHINT:  ") + hint;
-    return valid_utf8(std::move(words));
-}
-
-bool Result::all_types_have_binary_form() const {
-    for (int i = 0; i < columns(); i++)
-        if (!has_binary_form(column_type(i))) return false;
-    return columns() > 0;
+    if (const char* detail = field('D')) words += std::string("\nDETAIL:  ") + detail;
+    if (const char* hint = field('H')) words += std::string("\nHINT:  ") + hint;
+    return words;
 }
 
 bool has_binary_form(std::uint32_t type) {

@@ -222,12 +222,12 @@ std::uint16_t dirt_of(Verb verb, Telling told, std::string_view sql) {
 }
 
 // Of "$5" 5; of any other literal 0. The server takes 65535 at most.
-int parameter_number(std::string_view literal) {
+std::size_t parameter_number(std::string_view literal) {
     if (literal.size() < 2 || literal[0] != '$') return 0;
-    int number = 0;
+    std::size_t number = 0;
     for (const char digit : literal.substr(1)) {
         if (digit < '0' || digit > '9') return 0;
-        number = std::min(number * 10 + (digit - '0'), 65536);
+        number = std::min<std::size_t>(number * 10 + static_cast<std::size_t>(digit - '0'), 65536);
     }
     return number;
 }
@@ -293,6 +293,7 @@ StatementTraits classify(std::string_view sql) {
 }
 
 constexpr std::size_t kMostBytes = 0x3FFF'FFFF;  // of a message that PostgreSQL takes
+constexpr std::size_t kMostParameters = 65535;   // of a message's count
 constexpr std::size_t kBytesAround = 16;         // a parameter's type, format and length, and a share of the head
 constexpr std::size_t kKeptBytes = 1 << 20;      // what a huge statement needed is not kept for the next one
 
@@ -304,33 +305,31 @@ static void want_sendable(std::size_t size, const char* what) {
 }
 
 void Statement::assign(std::string_view sql, const Parameter* parameters, std::size_t count, ResultFormat format) {
+    if (count > kMostParameters)
+        throw Error(ErrorKind::invalid_argument,
+                    std::to_string(count) + " parameters cannot be sent: PostgreSQL takes " +
+                        std::to_string(kMostParameters) + ". Suggestion: pass arrays, or send the statement in parts");
     format_ = format;
     types_.resize(count);
     values_.resize(count);
-    lengths_.resize(count);
-    formats_.resize(count);
     std::size_t size = 0;
     for (std::size_t i = 0; i < count; i++) {
         const Parameter& p = parameters[i];
         types_[i] = p.type;
-        formats_[i] = p.binary ? 1 : 0;
         const std::size_t length = !p.value ? 0 : p.binary ? static_cast<std::size_t>(p.length) : std::strlen(p.value);
-        size += length + 1;
+        size += length;
         want_sendable(size + count * kBytesAround, "the parameters");
-        lengths_[i] = static_cast<int>(length);
+        values_[i] = {p.value, static_cast<std::int32_t>(length), p.binary};
     }
     want_sendable(sql.size() + count * kBytesAround, "the statement's text");
     data_.clear();
     if (data_.capacity() > kKeptBytes && size <= kKeptBytes) data_ = {};
     data_.reserve(size);
-    for (std::size_t i = 0; i < count; i++) {
-        if (!parameters[i].value) {
-            values_[i] = nullptr;
-            continue;
-        }
-        values_[i] = data_.data() + data_.size();
-        data_.append(parameters[i].value, static_cast<std::size_t>(lengths_[i]));
-        data_.push_back('\0');
+    for (ParameterValue& value : values_) {
+        if (!value.data) continue;
+        const std::string_view bytes(value.data, static_cast<std::size_t>(value.length));
+        value.data = data_.data() + data_.size();
+        data_.append(bytes);
     }
     key_.assign(sql);
     text_length_ = sql.size();

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/wire/protocol.hpp"
 #include "core/wire/scan.hpp"
 
 namespace pqpool {
@@ -42,7 +43,7 @@ struct StatementTraits {
     bool forgets_prepared = false;  // DEALLOCATE ALL, DISCARD ALL, DEALLOCATE of a name of ours
     bool changes_settings = false;  // of the session or of the transaction
     std::uint16_t dirt = kDirtNone;
-    int parameters = 0;  // the greatest n of a $n
+    std::size_t parameters = 0;  // the greatest n of a $n
 };
 
 // By keywords and names, outside literals and comments. What hides inside a function of the user's own is not seen:
@@ -67,25 +68,21 @@ class Statement {
   public:
     void assign(std::string_view sql, const Parameter* parameters, std::size_t count, ResultFormat format);
 
-    const char* sql() const { return key_.c_str(); }
     std::string_view text() const { return {key_.data(), text_length_}; }
     // The text and the parameters' types: two statements with the same key share a prepared statement.
     std::string_view key() const { return key_; }
     ResultFormat format() const { return format_; }
 
-    int count() const { return static_cast<int>(types_.size()); }
+    std::size_t count() const { return types_.size(); }
     const std::uint32_t* types() const { return types_.data(); }
-    const char* const* values() const { return values_.data(); }
-    const int* lengths() const { return lengths_.data(); }
-    const int* formats() const { return formats_.data(); }
+    const ParameterValue* values() const { return values_.data(); }
 
   private:
     std::string key_;  // the text, NUL, the types' bytes
     std::size_t text_length_ = 0;
     std::string data_;  // the parameters' bytes
     std::vector<std::uint32_t> types_;
-    std::vector<const char*> values_;
-    std::vector<int> lengths_, formats_;
+    std::vector<ParameterValue> values_;
     ResultFormat format_ = ResultFormat::text;
 };
 
