@@ -462,7 +462,7 @@ Error Keeper::too_late(const Job& job) const noexcept {
 // connection.
 void Keeper::close_now(std::unique_ptr<Connection> connection) {
     if (!connection) return;
-    if (connection->is_busy() && connection->cancel_handle() && !connection->is_lost() && !connection->has_cancel())
+    if (connection->is_busy() && !connection->is_lost() && !connection->has_cancel())
         send_cancel(connection->make_cancel());
     connection.reset();
 }

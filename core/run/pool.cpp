@@ -381,8 +381,7 @@ void Pool::carry_out(const Action& action) {
                 Lease& lease = leases_.at(index);
                 lease.aborted.store(true);
                 lease_of_slot_[action.slot.index] = UINT32_MAX;
-                best_effort(
-                    [&] { keeper_.send_cancel(std::make_shared<CancelRequest>(lease.connection->cancel_handle())); });
+                best_effort([&] { keeper_.send_cancel(lease.connection->cancel_from_outside()); });
                 lease.connection->hang_up();
             }
             break;

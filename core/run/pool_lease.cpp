@@ -299,7 +299,7 @@ void Pool::cancel(LeaseHandle handle) {
     auto use = Lease::Use::call;
     if (!lease.use.compare_exchange_strong(use, Lease::Use::cancel_asked) && use != Lease::Use::cancel_asked) return;
     if (lease.foreign_cancel) return;  // under way, and repeated until it hits
-    lease.foreign_cancel = std::make_shared<CancelRequest>(lease.connection->cancel_handle());
+    lease.foreign_cancel = lease.connection->cancel_from_outside();
     keeper_.send_cancel(lease.foreign_cancel);
 }
 

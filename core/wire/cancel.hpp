@@ -7,7 +7,7 @@
 
 #include "core/base/clock.hpp"
 
-struct pg_cancel;
+struct pg_conn;
 
 namespace pqpool {
 
@@ -15,7 +15,9 @@ namespace pqpool {
 // the errands thread until whoever holds the connection calls it off.
 class CancelRequest {
   public:
-    explicit CancelRequest(std::shared_ptr<pg_cancel> handle) : handle_(std::move(handle)) {}
+    // Of the session of an open connection, which may end before the request does.
+    explicit CancelRequest(pg_conn* pg);
+    ~CancelRequest();
     CancelRequest(const CancelRequest&) = delete;
 
     void send();  // blocks until the server has taken it, or it failed; does nothing where it was called off
@@ -26,7 +28,9 @@ class CancelRequest {
     bool is_called_off() const;
 
   private:
-    const std::shared_ptr<pg_cancel> handle_;
+    class Way;  // to the server
+
+    const std::unique_ptr<Way> way_;
     mutable std::mutex mutex_;
     std::condition_variable changed_;
     int sending_ = 0;  // one that hangs is sent again beside it

@@ -131,7 +131,6 @@ void Connection::begin_session() {
     while (PGnotify* notification = PQnotifies(pg_)) PQfreemem(notification);
     own_descriptor();
     channel_ = Channel(pg_, fd_);
-    cancel_handle_ = {PQgetCancel(pg_), PQfreeCancel};
     backend_pid_ = PQbackendPID(pg_);
     take_parameters();
     const char* options = PQoptions(pg_);
@@ -212,9 +211,9 @@ TransactionStatus Connection::transaction_status() const {
     return lent_ ? status_by_libpq(pg_) : session_.transaction_status();
 }
 
-std::shared_ptr<CancelRequest> Connection::make_cancel() {
-    return cancels_.emplace_back(std::make_shared<CancelRequest>(cancel_handle_));
-}
+std::shared_ptr<CancelRequest> Connection::cancel_from_outside() const { return std::make_shared<CancelRequest>(pg_); }
+
+std::shared_ptr<CancelRequest> Connection::make_cancel() { return cancels_.emplace_back(cancel_from_outside()); }
 
 bool Connection::settle() {
     if (is_busy() && !cancels_.empty()) return false;

@@ -79,8 +79,8 @@ class Connection {
     bool settle();                            // whether the next batch may begin: calls off what there is
     bool wait_until_settled(Nanos deadline);  // of a connection that is not busy; false at the deadline
     void forget_cancel() { cancels_.clear(); }
-    // Constant once the connection is open.
-    const std::shared_ptr<pg_cancel>& cancel_handle() const { return cancel_handle_; }
+    // The same, by another than the owner while the connection lives; it is not adopted.
+    std::shared_ptr<CancelRequest> cancel_from_outside() const;
 
     // ---- others ----
     // Of an idle connection whose server has hung up: reads, without waiting, what it said before. Then loss_message()
@@ -119,7 +119,6 @@ class Connection {
     Session session_;
     bool lent_ = false;
     std::vector<std::shared_ptr<CancelRequest>> cancels_;
-    std::shared_ptr<pg_cancel> cancel_handle_;
     Nanos last_used_ = 0;
 };
 
