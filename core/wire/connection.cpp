@@ -270,8 +270,8 @@ bool Connection::round_trip_of_libpq(Nanos deadline) {
         if (!PQisBusy(pg_)) break;
         const Nanos now = monotonic_now();
         pollfd socket{PQsocket(pg_), static_cast<short>(left > 0 ? POLLIN | POLLOUT : POLLIN), 0};
-        if (now >= deadline || poll(&socket, 1, static_cast<int>((deadline - now) / kMillisecond + 1)) < 0)
-            return false;
+        if (now >= deadline) return false;
+        if (poll(&socket, 1, static_cast<int>((deadline - now) / kMillisecond + 1)) < 0 && errno != EINTR) return false;
     }
     while (PGresult* result = PQgetResult(pg_)) {
         const bool empty = PQresultStatus(result) == PGRES_EMPTY_QUERY;
