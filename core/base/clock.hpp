@@ -14,6 +14,7 @@ inline constexpr Nanos kMicrosecond = 1'000;
 inline constexpr Nanos kMillisecond = 1'000'000;
 inline constexpr Nanos kSecond = 1'000'000'000;
 inline constexpr Nanos kNever = std::numeric_limits<Nanos>::max();
+inline constexpr Nanos kNoTime = std::numeric_limits<Nanos>::min();  // of what has not happened
 
 inline Nanos read_clock(clockid_t clock) {
     timespec t;

@@ -1,4 +1,4 @@
-// The health rule: a pure function of what the pool counts.
+// The health rule, a pure function of what the pool counts; and the record of what it remembers.
 #pragma once
 
 #include <cstdint>
@@ -22,9 +22,10 @@ const char* name_of(PoolState state);
 enum class Health : std::int32_t { healthy, degraded, unhealthy };
 const char* name_of(Health health);
 
-// Times are on any one clock; kNoTime where the event never happened.
-inline constexpr Nanos kNoTime = std::numeric_limits<Nanos>::min();
+// By capacity alone, which is live / min_size: unhealthy under a half, degraded under four fifths.
+Health capacity_of(std::int64_t live, std::int64_t min_size);
 
+// Times are on any one clock; kNoTime where the event never happened.
 struct HealthFacts {
     PoolState state = PoolState::initializing;
     std::int64_t min_size = 1;
@@ -43,5 +44,29 @@ inline constexpr Nanos kSlowAcquisition = 100 * kMillisecond;
 inline constexpr Nanos kHealthMemory = 60 * kSecond;
 
 Health judge_health(const HealthFacts& facts);
+
+// What happened last of each kind that health remembers.
+class HealthRecord {
+  public:
+    void error(Nanos now) { last_error_ = now; }
+    void leak(Nanos now) { last_leak_ = now; }
+    void asked(Nanos now) { last_asked_ = now; }
+    // An acquire that began at `asked_at` was slow. Waiting for the server's return says nothing about the pool's size:
+    // only waits that began after the last recovery count.
+    void slow(Nanos asked_at, Nanos now);
+    // min_size connections stand, and last: an error is over.
+    void stands(Nanos now);
+    void forget_slow() { last_slow_ = kNoTime; }
+
+    Nanos last_error() const { return last_error_; }
+    Nanos last_recovery() const { return last_recovery_; }
+    Nanos last_slow() const { return last_slow_; }
+    Nanos last_leak() const { return last_leak_; }
+    Nanos last_asked() const { return last_asked_; }
+
+  private:
+    Nanos last_error_ = kNoTime, last_recovery_ = kNoTime;
+    Nanos last_slow_ = kNoTime, last_leak_ = kNoTime, last_asked_ = kNoTime;
+};
 
 }  // namespace pqpool

@@ -1,20 +1,9 @@
-// Leases and those who wait for one. How many connections there are, and when: pool_machine_sizing.cpp.
 #include "core/decide/pool_machine.hpp"
 
 #include <algorithm>
+#include <new>
 
 namespace pqpool {
-
-const char* text_of(CloseReason reason) {
-    switch (reason) {
-#define X(name, text)       \
-    case CloseReason::name: \
-        return text;
-        PQPOOL_CLOSE_REASONS(X)
-#undef X
-    }
-    return "";
-}
 
 PoolMachine::Config PoolMachine::config_of(const Options& o, std::uint64_t seed) {
     auto or_never = [](double seconds) { return seconds > 0 ? from_seconds(seconds) : kNever; };
@@ -32,73 +21,56 @@ PoolMachine::Config PoolMachine::config_of(const Options& o, std::uint64_t seed)
 }
 
 PoolMachine::PoolMachine(const Config& config, Nanos now)
-    : config_(config), created_at_(now), fill_at_once_(kFillAtOnce), random_(config.seed | 1) {
-    make_room(0, 0);
+    : upkeep_({.max_queries = config.max_queries,
+               .max_idle_time = config.max_idle_time,
+               .max_lifetime = config.max_lifetime,
+               .keepalive = config.keepalive}),
+      sizing_(config.min_size, config.max_size),
+      max_waiting_(config.max_waiting),
+      random_(config.seed),
+      tally_(now) {}
+
+void PoolMachine::start(Nanos now) { fill(now); }
+
+// After any event that changed what there is or who wants it.
+void PoolMachine::settle(Nanos now) {
+    serve_waiters(now);
+    demand_retry();
+    fill(now);
+    update_state(now);
+    finish_shutdown();
 }
 
-// Events must not fail half-way, so the room for all that one can bring forth is made when a slot or a waiter comes,
-// where failing is ordinary. A slot has at most a report, an end, a beginning and an end again; a waiter one answer.
-void PoolMachine::make_room(std::size_t slots, std::size_t waiters) {
-    const std::size_t wanted = 5 * slots + waiters + 16;
-    for (auto* list : {&actions_, &taken_})
-        if (list->capacity() < wanted) list->reserve(2 * wanted);
-    if (free_.capacity() < slots) free_.reserve(2 * slots);
-}
-
-const std::vector<Action>& PoolMachine::take_actions() {
-    taken_.clear();
-    taken_.swap(actions_);
-    return taken_;
-}
-
-const PoolMachine::Slot* PoolMachine::find(SlotId id) const {
-    if (id.index >= slots_.size()) return nullptr;
-    const Slot& slot = slots_[id.index];
-    return slot.generation == id.generation && slot.state != SlotState::free ? &slot : nullptr;
-}
-
-PoolMachine::Slot* PoolMachine::find(SlotId id) { return const_cast<Slot*>(std::as_const(*this).find(id)); }
+// ---- leases and those who wait for one ----
 
 AcquireAnswer PoolMachine::acquire(Nanos now, Nanos deadline, Nanos leak_limit, void* context) {
     using Kind = AcquireAnswer::Kind;
     if (!accepts()) return {.kind = Kind::refused, .error = ErrorKind::closed};
     if (!paused_ && waiters_.empty()) {
         if (const auto index = take_idle(now); index != kNone) {
-            lease(index, now, leak_limit);
-            return {.kind = Kind::granted, .slot = id_of(index)};
+            lease(index, {.since = now, .leak_limit = leak_limit});
+            tally_.acquired();
+            return {.kind = Kind::granted, .slot = ledger_.id_of(index)};
         }
     }
     if (deadline <= now) {
         timed_out(now, now);
         return {.kind = Kind::refused, .error = ErrorKind::timeout};
     }
-    if (config_.max_waiting > 0 && waiters_.size() >= config_.max_waiting) {
-        rejected_++;
+    if (max_waiting_ > 0 && waiters_.size() >= max_waiting_) {
+        tally_.rejected();
         return {.kind = Kind::refused, .error = ErrorKind::too_many_requests};
     }
-    make_room(slots_.size(), static_cast<std::size_t>(waiters_.size()) + 1);
-    const WaiterId waiter =
-        waiters_.push_back({.context = context, .asked_at = now, .deadline = deadline, .leak_limit = leak_limit});
-    settle(now);
-    return {.kind = Kind::waiting, .waiter = waiter};
+    return wait({.context = context, .asked_at = now, .deadline = deadline, .lease = {.leak_limit = leak_limit}}, now);
 }
 
 AcquireAnswer PoolMachine::replace(SlotId dead, Nanos now, Nanos deadline, void* context) {
     using Kind = AcquireAnswer::Kind;
-    Slot* slot = find(dead);
-    Nanos leased_at = now, leak_limit = kNever;
-    bool leak_reported = false;
-    if (slot && slot->state == SlotState::leased) {
-        leased_at = slot->leased_at;
-        if (slot->leak_at != kNever) leak_limit = slot->leak_at - slot->leased_at;
-        leak_reported = slot->leak_reported;
-        if (!slot->lost) {
-            lost(dead, now);
-            slot = find(dead);  // the table may have moved
-        }
-        const Slot ended = *slot;
-        close_slot(dead.index, CloseReason::lost);
-        note_end(ended, now);
+    LeaseTerms terms{.since = now};
+    if (const Slot* slot = ledger_.find(dead); slot && is_out(slot->state())) {
+        terms = slot->lease;
+        lost(dead, now);
+        end_session(dead.index, CloseReason::lost, now);
     }
     // The place of the dead one is free, whatever becomes of this lease.
     const auto refuse = [&](ErrorKind error) -> AcquireAnswer {
@@ -107,287 +79,509 @@ AcquireAnswer PoolMachine::replace(SlotId dead, Nanos now, Nanos deadline, void*
     };
     if (!accepts()) return refuse(ErrorKind::closed);
     if (const auto index = paused_ ? kNone : take_idle(now); index != kNone) {
-        lease(index, leased_at, leak_limit, leak_reported);
-        acquisitions_--;
+        lease(index, terms);
         settle(now);
-        return {.kind = Kind::granted, .slot = id_of(index)};
+        return {.kind = Kind::granted, .slot = ledger_.id_of(index)};
     }
     if (deadline <= now) return refuse(ErrorKind::timeout);
-    make_room(slots_.size(), static_cast<std::size_t>(waiters_.size()) + 1);
-    const WaiterId waiter = waiters_.push_front({.context = context,
-                                                 .asked_at = now,
-                                                 .deadline = deadline,
-                                                 .leak_limit = leak_limit,
-                                                 .leased_at = leased_at,
-                                                 .leak_reported = leak_reported});
+    return wait({.context = context, .asked_at = now, .deadline = deadline, .lease = terms}, now);
+}
+
+AcquireAnswer PoolMachine::wait(const Waiter& waiter, Nanos now) {
+    actions_.make_room(ledger_.size(), static_cast<std::size_t>(waiters_.size()) + 1);
+    const WaiterId id = waiter.replaces() ? waiters_.push_front(waiter) : waiters_.push_back(waiter);
     settle(now);
-    return {.kind = Kind::waiting, .waiter = waiter};
+    return {.kind = AcquireAnswer::Kind::waiting, .waiter = id};
 }
 
 // A connection attempt that was made for the waiter goes on: others may need it.
 bool PoolMachine::cancel(WaiterId waiter) { return waiters_.remove(waiter); }
 
-void PoolMachine::lease(std::uint32_t index, Nanos leased_at, Nanos leak_limit, bool leak_reported) {
-    Slot& slot = slots_[index];
-    slot.state = SlotState::leased;
-    slot.leased_at = leased_at;
-    slot.leak_at = deadline_after(leased_at, leak_limit);
-    slot.leak_reported = leak_reported;
-    if (leak_reported)
-        leaks_out_++;
-    else
-        leak_scan_at_ = std::min(leak_scan_at_, slot.leak_at);
-    peak_leased_ = std::max(peak_leased_, ++leased_);
-    acquisitions_++;
-}
-
-void PoolMachine::record_wait(Nanos wait) {
-    recent_waits_.add(wait);
-    waits_.add(wait);
-    peak_wait_ = std::max(peak_wait_, wait);
-}
-
-void PoolMachine::record_wait_of_waiter(Nanos asked_at, Nanos now) {
-    record_wait(now - asked_at);
-    if (now - asked_at > kSlowAcquisition) note_slow(asked_at, now);
-}
-
-void PoolMachine::timed_out(Nanos asked_at, Nanos now) {
-    timeouts_++;
-    note_slow(asked_at, now);
-}
-
-// Waiting for the server's return says nothing about the pool's size: only waits that began after the last recovery
-// count as slow.
-void PoolMachine::note_slow(Nanos asked_at, Nanos now) {
-    const bool running = state_ == PoolState::healthy || state_ == PoolState::degraded;
-    if (running && (last_recovery_ == kNoTime || asked_at > last_recovery_)) last_slow_ = now;
-}
-
-// The most recently used connection that has not expired, off the shelf; kNone where there is none.
+// The most recently used connection that may be handed out, for the caller to do so; kNone where there is none.
 std::uint32_t PoolMachine::take_idle(Nanos now) {
-    while (newest_idle_ != kNone) {
-        const std::uint32_t index = newest_idle_;
-        unshelve(index);
-        const CloseReason reason = expired(slots_[index], now);
+    for (std::uint32_t index; (index = ledger_.newest_idle()) != kNone;) {
+        const CloseReason reason = upkeep_.retired(ledger_[index], now);
         if (reason == CloseReason::none) return index;
         close_slot(index, reason);
     }
     return kNone;
 }
 
-void PoolMachine::shelve(std::uint32_t index, Nanos now) {
-    Slot& slot = slots_[index];
-    slot.state = SlotState::idle;
-    slot.idle_since = now;
-    slot.older = newest_idle_;
-    slot.newer = kNone;
-    (newest_idle_ == kNone ? oldest_idle_ : slots_[newest_idle_].newer) = index;
-    newest_idle_ = index;
-    idle_++;
-    maintenance_at_ = std::min(maintenance_at_, slot.waning ? slot.retire_at : slot.retire_at - kWaningTime);
-    if (idle_ + leased_ > config_.min_size) maintenance_at_ = std::min(maintenance_at_, now + config_.max_idle_time);
-    if (config_.keepalive != kNever)
-        maintenance_at_ = std::min(maintenance_at_, std::max(now, slot.checked_at) + config_.keepalive);
-}
-
-// Takes the slot off the shelf; its state is the caller's to set at once.
-void PoolMachine::unshelve(std::uint32_t index) {
-    Slot& slot = slots_[index];
-    (slot.newer == kNone ? newest_idle_ : slots_[slot.newer].older) = slot.older;
-    (slot.older == kNone ? oldest_idle_ : slots_[slot.older].newer) = slot.newer;
-    slot.newer = slot.older = kNone;
-    slot.state = SlotState::held;
-    idle_--;
-}
-
-// Where a connection goes that was in the pool's own hands: to the shelf, unless its time or its place was lost
-// meanwhile.
-void PoolMachine::put_back(std::uint32_t index, Nanos now) {
-    CloseReason reason = expired(slots_[index], now);
-    if (reason == CloseReason::none && room() <= 0) reason = CloseReason::surplus;
-    if (reason == CloseReason::none)
-        shelve(index, now);
-    else
-        close_slot(index, reason);
-}
-
-CloseReason PoolMachine::expired(const Slot& slot, Nanos now) const {
-    if (slot.condemned != CloseReason::none) return slot.condemned;
-    if (slot.queries >= config_.max_queries) return CloseReason::max_queries;
-    if (slot.retire_at <= now) return CloseReason::max_lifetime;
-    return CloseReason::none;
+// Inline, as shelve(): each lease passes through both.
+inline void PoolMachine::lease(std::uint32_t index, const LeaseTerms& terms) {
+    ledger_.move(index, SlotState::leased);
+    ledger_[index].lease = terms;
+    leaks_.begin(terms);
+    tally_.out(ledger_.out());
 }
 
 void PoolMachine::serve_waiters(Nanos now) {
     while (!paused_ && !waiters_.empty()) {
         const auto index = take_idle(now);
         if (index == kNone) return;
-        const Waiter waiter = waiters_.pop_front();
-        if (waiter.replaces()) {
-            lease(index, waiter.leased_at, waiter.leak_limit, waiter.leak_reported);
-            acquisitions_--;  // the lease was counted when it was first given out
-        } else {
-            lease(index, now, waiter.leak_limit);
-            record_wait_of_waiter(waiter.asked_at, now);
+        Waiter waiter = waiters_.pop_front();
+        if (!waiter.replaces()) {  // else it was counted when it was first given out
+            waiter.lease.since = now;
+            tally_.acquired();
+            tally_.waited(now - waiter.asked_at);
+            if (now - waiter.asked_at > kSlowAcquisition) note_slow(waiter.asked_at, now);
         }
-        Action& grant = emit(Action::Kind::grant);
-        grant.slot = id_of(index);
+        lease(index, waiter.lease);
+        Action& grant = actions_.emit(Action::Kind::grant);
+        grant.slot = ledger_.id_of(index);
         grant.context = waiter.context;
     }
 }
 
-void PoolMachine::released(SlotId id, const ReturnedConnection& condition, Nanos now) {
-    Slot* slot = find(id);
-    if (!slot || slot->state != SlotState::leased) return released_without_connection();
-    releases_++;
-    slot->queries = condition.queries;
-    if (condition.condemned && !condition.broken && may_close_condemned(*slot, now))
-        slot->condemned = CloseReason::condemned;
-    if (slot->leak_reported) {
-        slot->leak_reported = false;
-        leaks_out_--;
-    }
-    if (condition.broken && !slot->lost) {
-        lost(id, now);
-        slot = find(id);  // a replacement may have been opened, and the table moved
-    }
-    CloseReason reason = slot->lost ? CloseReason::lost : expired(*slot, now);
-    if (reason == CloseReason::none && room() < 0) reason = CloseReason::surplus;
-    if (reason == CloseReason::none && !accepts()) reason = CloseReason::shutdown;
-    if (reason != CloseReason::none) {
-        const Slot ended = *slot;
-        close_slot(id.index, reason);
-        if (reason == CloseReason::lost) note_end(ended, now);
-        return settle(now);
-    }
-    leased_--;
-    if (slot->queries >= config_.max_queries - config_.max_queries / 20) wane(*slot);
-    if (condition.dirty) {
-        take_in_hand(*slot, SlotState::cleaning, now);
-        emit(Action::Kind::clean).slot = id;
-        return settle(now);
-    }
-    shelve(id.index, now);
-    if (!waiters_.empty() || waning_ > 0) settle(now);
+void PoolMachine::timed_out(Nanos asked_at, Nanos now) {
+    tally_.timed_out();
+    note_slow(asked_at, now);
 }
 
-void PoolMachine::released_without_connection() { releases_++; }
-
-void PoolMachine::cleaned(SlotId id, bool usable, Nanos now) {
-    Slot* slot = find(id);
-    if (!slot || slot->state != SlotState::cleaning) return;
-    let_go(*slot);
-    if (usable) {
-        put_back(id.index, now);
-    } else {
-        slot->ended_at = now;
-        const Slot ended = *slot;
-        close_slot(id.index, CloseReason::not_cleaned);
-        note_end(ended, now);
-    }
-    settle(now);
+void PoolMachine::note_slow(Nanos asked_at, Nanos now) {
+    if (lifecycle_.serves()) record_.slow(asked_at, now);
 }
 
 void PoolMachine::expire_waiters(Nanos now) {
     while (waiters_.next_deadline() <= now) {
         const Waiter waiter = waiters_.pop_earliest();
         timed_out(waiter.asked_at, now);
-        Action& fail = emit(Action::Kind::fail);
-        fail.context = waiter.context;
-        fail.error = ErrorKind::timeout;
-        fail.duration = now - waiter.asked_at;
+        fail_waiter(waiter, ErrorKind::timeout, now - waiter.asked_at);
     }
 }
 
 void PoolMachine::fail_all_waiters(ErrorKind error) {
-    while (!waiters_.empty()) {
-        const Waiter waiter = waiters_.pop_front();
-        Action& fail = emit(Action::Kind::fail);
-        fail.context = waiter.context;
-        fail.error = error;
+    while (!waiters_.empty()) fail_waiter(waiters_.pop_front(), error, 0);
+}
+
+void PoolMachine::fail_waiter(const Waiter& waiter, ErrorKind error, Nanos waited) {
+    Action& fail = actions_.emit(Action::Kind::fail);
+    fail.context = waiter.context;
+    fail.error = error;
+    fail.duration = waited;
+}
+
+void PoolMachine::released(SlotId id, const ReturnedConnection& condition, Nanos now) {
+    released_without_connection();
+    Slot* slot = ledger_.find(id);
+    if (!slot || !is_out(slot->state())) return;
+    slot->queries = condition.queries;
+    if (condition.condemned && !condition.broken &&
+        condemnation_.may_close(slot->life.opened_at, !back_off_.holds(), now, random_))
+        slot->condemned = CloseReason::condemned;
+    if (condition.broken) {
+        lost(id, now);
+        slot = ledger_.find(id);  // a replacement may have been opened, and the table moved
+    }
+    if (slot->state() == SlotState::lost) {
+        end_session(id.index, CloseReason::lost, now);
+        return settle(now);
+    }
+    if (const CloseReason reason = unfit(*slot, now); reason != CloseReason::none) {
+        close_slot(id.index, reason);
+        return settle(now);
+    }
+    leaks_.end(slot->lease);
+    if (upkeep_.is_worn(*slot)) ledger_.wane(id.index);
+    if (condition.dirty) {
+        take_in_hand(id.index, SlotState::cleaning, Action::Kind::clean, now);
+        return settle(now);
+    }
+    shelve(id.index, now);
+    if (!waiters_.empty() || ledger_.waning() > 0) settle(now);
+}
+
+void PoolMachine::released_without_connection() { tally_.released(); }
+
+void PoolMachine::report_leaks(Nanos now) {
+    leaks_.begin_scan();
+    for (std::uint32_t i = 0; i < ledger_.size(); i++) {
+        if (!is_out(ledger_[i].state()) || !leaks_.look(ledger_[i].lease, now)) continue;
+        record_.leak(now);
+        Action& report = actions_.emit(Action::Kind::log_leak);
+        report.slot = ledger_.id_of(i);
+        report.duration = now - ledger_[i].lease.since;
     }
 }
 
-// One report a lease. The scan is due at the earliest limit of any lease that was out since the last one, so under
-// steady load it runs about once per limit, whatever the number of leases in between.
-void PoolMachine::report_leaks(Nanos now) {
-    leak_scan_at_ = kNever;
-    if (leased_ == 0) return;
-    for (std::uint32_t i = 0; i < slots_.size(); i++) {
-        Slot& slot = slots_[i];
-        if (slot.state != SlotState::leased || slot.leak_reported) continue;
-        if (slot.leak_at > now) {
-            leak_scan_at_ = std::min(leak_scan_at_, slot.leak_at);
-            continue;
-        }
-        slot.leak_reported = true;
-        leaks_out_++;
-        last_leak_ = now;
-        Action& report = emit(Action::Kind::log_leak);
-        report.slot = id_of(i);
-        report.duration = now - slot.leased_at;
+// ---- where a connection goes ----
+
+// Why the connection, which is not on the shelf, is not to go there.
+CloseReason PoolMachine::unfit(const Slot& slot, Nanos now) const {
+    if (const CloseReason reason = upkeep_.retired(slot, now); reason != CloseReason::none) return reason;
+    if (!sizing_.fits(ledger_, slot.state())) return CloseReason::surplus;
+    return accepts() ? CloseReason::none : CloseReason::shutdown;
+}
+
+// From the pool's own hands.
+void PoolMachine::put_back(std::uint32_t index, Nanos now) {
+    if (const CloseReason reason = unfit(ledger_[index], now); reason != CloseReason::none)
+        close_slot(index, reason);
+    else
+        shelve(index, now);
+}
+
+inline void PoolMachine::shelve(std::uint32_t index, Nanos now) {
+    ledger_.move(index, SlotState::idle);
+    ledger_[index].idle_since = now;
+    upkeep_.shelved(ledger_[index], ledger_.idle() + ledger_.out() > sizing_.min_size(), now);
+}
+
+// The pool does something itself with a connection: it checks it, or cleans it after a lease.
+void PoolMachine::take_in_hand(std::uint32_t index, SlotState state, Action::Kind what, Nanos now) {
+    ledger_.move(index, state);
+    ledger_[index].in_hand_since = now;
+    upkeep_.taken_in_hand(now);
+    actions_.emit(what).slot = ledger_.id_of(index);
+}
+
+void PoolMachine::cleaned(SlotId id, bool usable, Nanos now) {
+    Slot* slot = ledger_.find(id);
+    if (!slot || !is_cleaning(slot->state())) return;
+    if (usable) {
+        put_back(id.index, now);
+    } else {
+        slot->life.ended_at = now;
+        end_session(id.index, CloseReason::not_cleaned, now);
     }
+    settle(now);
+}
+
+void PoolMachine::checked(SlotId id, bool alive, Nanos round_trip, Nanos now) {
+    Slot* slot = ledger_.find(id);
+    if (!slot || !is_checking(slot->state())) return;
+    if (alive) {
+        tally_.round_trip(round_trip);
+        slot->checked_at = now;
+        const Nanos idle_since = slot->idle_since;
+        put_back(id.index, now);
+        if (slot->state() == SlotState::idle) slot->idle_since = idle_since;
+    } else {
+        note_death(id.index, now);
+        end_session(id.index, CloseReason::lost, now);
+    }
+    settle(now);
+}
+
+void PoolMachine::lost(SlotId id, Nanos now) {
+    const Slot* slot = ledger_.find(id);
+    if (!slot) return;
+    if (slot->state() == SlotState::idle) {
+        note_death(id.index, now);
+        end_session(id.index, CloseReason::lost, now);
+    } else if (slot->state() == SlotState::leased) {
+        note_death(id.index, now);
+        ledger_.move(id.index, SlotState::lost);
+        probation_.suspect(now);
+    } else {
+        return;  // it is known, or the pool's own work on it will tell
+    }
+    settle(now);
+}
+
+void PoolMachine::note_death(std::uint32_t index, Nanos now) {
+    ledger_[index].life.ended_at = now;
+    tally_.lost();
+    if (!accepts()) return;
+    record_.error(now);
+    actions_.emit(Action::Kind::log_lost).slot = ledger_.id_of(index);
+}
+
+// The slot's connection goes, whatever it was doing.
+void PoolMachine::close_slot(std::uint32_t index, CloseReason reason) {
+    const Slot& slot = ledger_[index];
+    if (is_out(slot.state())) leaks_.end(slot.lease);
+    if (slot.life.stood()) tally_.closed();
+    Action& close = actions_.emit(Action::Kind::close);
+    close.slot = ledger_.id_of(index);
+    close.reason = reason;
+    ledger_.free(index);
+}
+
+// It goes because it ended before its time.
+void PoolMachine::end_session(std::uint32_t index, CloseReason reason, Nanos now) {
+    const Slot::Life life = ledger_[index].life;
+    close_slot(index, reason);
+    if (!accepts()) return;
+    switch (probation_.ended(life, now)) {
+        case Probation::Verdict::replace:
+            break;
+        case Probation::Verdict::fail:
+            attempt_failed(life.started_at, false, now);
+            break;
+        case Probation::Verdict::trust:
+            back_off_.forget_failures();
+            break;
+    }
+}
+
+// ---- openings, and what becomes of them ----
+
+// watched: somebody asked for the health of a pool that has no connection.
+void PoolMachine::fill(Nanos now, bool watched) {
+    if (!accepts() || back_off_.holds()) return;
+    const Sizing::Plan plan = sizing_.plan(ledger_, {.waiting = paused_ ? 0 : waiters_.size(),
+                                                     .initializing = lifecycle_.is_initializing(),
+                                                     .watched = watched,
+                                                     .at_once = probation_.is_dying() ? 1 : back_off_.at_once()});
+    try {
+        for (std::int64_t i = 0; i < plan.count; i++) {
+            const auto surplus = plan.beside_stuck ? stuck_.surplus(ledger_) : kNone;
+            if (surplus != kNone) close_slot(surplus, CloseReason::none);
+            open_one(now);
+        }
+    } catch (const std::bad_alloc&) {
+        back_off_.out_of_memory(now);
+    }
+}
+
+// Throws for want of memory, with nothing begun.
+void PoolMachine::open_one(Nanos now) {
+    actions_.make_room(ledger_.size() + 1, static_cast<std::size_t>(waiters_.size()));
+    const std::uint32_t index = ledger_.add(now);
+    back_off_.tried(now);
+    stuck_.began(ledger_, now);
+    actions_.emit(Action::Kind::open).slot = ledger_.id_of(index);
+}
+
+bool PoolMachine::opened(SlotId id, Nanos round_trip, Nanos now) {
+    Slot* slot = ledger_.find(id);
+    if (!slot || !is_opening(slot->state())) return false;
+    if (slot->state() == SlotState::stuck) {  // the one beside it has its place
+        const auto beside = sizing_.fits(ledger_, slot->state()) ? kNone : stuck_.newest_beside(ledger_);
+        if (beside != kNone) close_slot(beside, CloseReason::none);
+    } else {  // a later one has succeeded
+        for (std::uint32_t i = 0; ledger_.count(SlotState::stuck) > 0 && i < ledger_.size(); i++)
+            if (ledger_[i].state() == SlotState::stuck) close_slot(i, CloseReason::none);
+    }
+    if (probation_.is_dying())
+        back_off_.hold_until(now + Probation::kTerm);
+    else
+        back_off_.succeeded(live());
+    stuck_.succeeded(now - slot->life.started_at);
+    tally_.opened();
+    tally_.round_trip(round_trip);
+    slot->life.opened_at = slot->checked_at = now;
+    slot->retire_at = upkeep_.end_of_life(now, random_);
+    put_back(id.index, now);
+    serve_waiters(now);
+    sizing_.grown(!waiters_.empty());
+    settle(now);
+    return true;
+}
+
+void PoolMachine::open_failed(SlotId id, bool final, Nanos now, bool admitted) {
+    const Slot* slot = ledger_.find(id);
+    if (!slot || !is_opening(slot->state())) return;
+    const Nanos started_at = slot->life.started_at;
+    ledger_.free(id.index);
+    tally_.open_failed();
+    record_.error(now);
+    if (admitted) probation_.failed_after_admission();
+    attempt_failed(started_at, final, now);
+    update_state(now);
+}
+
+void PoolMachine::attempt_failed(Nanos started_at, bool final, Nanos now) {
+    const bool initializing = lifecycle_.is_initializing();
+    if (back_off_.failed(started_at, initializing, now, random_)) {
+        demand_retry();
+        Action& retry = actions_.emit(Action::Kind::log_retry);
+        retry.count = back_off_.failures();
+        // A try that took long may have used up the pause before the next.
+        retry.duration = std::max<Nanos>(0, back_off_.due() - now);
+    }
+    if (initializing && (final || back_off_.is_initialization_hopeless())) give_up_initialization();
+}
+
+void PoolMachine::demand_retry() {
+    if (!waiters_.empty() && !lifecycle_.is_initializing()) back_off_.demand(random_);
+}
+
+void PoolMachine::health_asked(Nanos now) {
+    record_.asked(now);
+    if (live() > 0) return;
+    if (!back_off_.holds()) {
+        if (back_off_.may_try_for_watcher(now)) fill(now, true);
+    } else if (!lifecycle_.is_initializing()) {
+        back_off_.watch(random_);
+    }
+}
+
+void PoolMachine::end_hold(Nanos now) {
+    back_off_.lift();
+    if (probation_.is_dying() && sessions_last(now)) {
+        probation_.trust();
+        back_off_.forget_failures();
+    }
+    settle(now);
+}
+
+// Whether one that was opened since connections began to end has proved itself, or none is missed.
+bool PoolMachine::sessions_last(Nanos now) const {
+    if (live() >= sizing_.min_size() && !back_off_.failed_since(now - Probation::kTerm)) return true;
+    for (std::uint32_t i = 0; i < ledger_.size(); i++)
+        if (is_live(ledger_[i].state()) && probation_.is_proof(ledger_[i].life, now)) return true;
+    return false;
+}
+
+// ---- upkeep, life and end ----
+
+void PoolMachine::tick(Nanos now) {
+    expire_waiters(now);
+    if (leaks_.due() <= now) report_leaks(now);
+    if (upkeep_.due() <= now) maintain(now);
+    if (stuck_.due(ledger_) <= now) {
+        stuck_.look(ledger_, now);
+        settle(now);
+    }
+    if (back_off_.due() <= now) end_hold(now);
+    if (lifecycle_.aborts_leases_at() <= now) abort_leases(now);
 }
 
 Nanos PoolMachine::next_deadline() const {
-    const Nanos stuck_at = opening_ > stuck_ ? stuck_at_ : kNever;
-    return std::min({waiters_.next_deadline(), next_try_at_, maintenance_at_, leak_scan_at_, stuck_at, shutdown_at_});
+    return std::min({waiters_.next_deadline(), leaks_.due(), upkeep_.due(), stuck_.due(ledger_), back_off_.due(),
+                     lifecycle_.aborts_leases_at()});
 }
 
-std::int64_t PoolMachine::live() const { return idle_ + leased_ - lost_leased_ + cleaning_ + checking_ - over_grace_; }
+void PoolMachine::maintain(Nanos now) {
+    upkeep_.begin_round();
+    for (std::uint32_t i = 0; i < ledger_.size(); i++) {
+        const Upkeep::Task task = upkeep_.look(ledger_, sizing_, i, now);
+        if (task.close != CloseReason::none)
+            close_slot(i, task.close);
+        else if (task.check)
+            take_in_hand(i, SlotState::checking, Action::Kind::check, now);
+    }
+    settle(now);
+}
+
+void PoolMachine::update_state(Nanos now) {
+    if (!accepts()) return;
+    const bool full = live() >= sizing_.min_size(), dying = probation_.is_dying();
+    // Nothing is missed, and yet it has to be seen whether sessions last: see end_hold().
+    if (full && dying && !back_off_.holds()) back_off_.hold_until(now + Probation::kTerm);
+    switch (lifecycle_.update(live(), sizing_.min_size(), dying)) {
+        case Lifecycle::Change::none:
+            break;
+        case Lifecycle::Change::initialized:
+            actions_.emit(Action::Kind::initialized);
+            return;
+        case Lifecycle::Change::unhealthy:
+            actions_.emit(Action::Kind::log_unhealthy);
+            break;
+        case Lifecycle::Change::recovered:
+            record_.forget_slow();
+            actions_.emit(Action::Kind::log_recovered).count = live();
+            break;
+    }
+    if (full && !dying) record_.stands(now);
+}
+
+void PoolMachine::resize(std::int64_t min_size, std::int64_t max_size, Nanos now) {
+    sizing_.resize(min_size, max_size);
+    while (ledger_.oldest_idle() != kNone && sizing_.is_too_large(ledger_))
+        close_slot(ledger_.oldest_idle(), CloseReason::surplus);
+    upkeep_.resized(now);
+    settle(now);
+}
+
+void PoolMachine::drain(Nanos now) {
+    for (std::uint32_t i = 0; i < ledger_.size(); i++) {
+        const SlotState state = ledger_[i].state();
+        if (state == SlotState::idle)
+            close_slot(i, CloseReason::drained);
+        else if (ledger_[i].life.stood())
+            ledger_[i].condemned = CloseReason::drained;
+    }
+    settle(now);
+}
+
+void PoolMachine::pause(Nanos) { paused_ = true; }
+
+void PoolMachine::resume(Nanos now) {
+    paused_ = false;
+    settle(now);
+}
+
+void PoolMachine::give_up_initialization() {
+    lifecycle_.give_up_initialization();
+    fail_all_waiters(ErrorKind::initialization);
+    close_all_but_leased();
+    actions_.emit(Action::Kind::init_failed);
+}
+
+void PoolMachine::shutdown(Nanos deadline) {
+    if (!lifecycle_.shut_down(deadline)) return;
+    fail_all_waiters(ErrorKind::closed);
+    close_all_but_leased();
+    finish_shutdown();
+}
+
+// Nothing is due any more, but the end of leases.
+void PoolMachine::close_all_but_leased() {
+    back_off_.lift();
+    upkeep_.stop();
+    leaks_.stop();
+    for (std::uint32_t i = 0; i < ledger_.size(); i++) {
+        const SlotState state = ledger_[i].state();
+        if (state != SlotState::free && !is_out(state)) close_slot(i, CloseReason::shutdown);
+    }
+}
+
+// Shutdown's patience is over.
+void PoolMachine::abort_leases(Nanos now) {
+    for (std::uint32_t i = 0; i < ledger_.size(); i++) {
+        const Slot& slot = ledger_[i];
+        if (!is_out(slot.state())) continue;
+        Action& abort = actions_.emit(Action::Kind::abort);
+        abort.slot = ledger_.id_of(i);
+        abort.duration = now - slot.lease.since;
+        leaks_.end(slot.lease);
+        tally_.closed();
+        ledger_.free(i);
+    }
+    finish_shutdown();
+}
+
+void PoolMachine::finish_shutdown() {
+    if (lifecycle_.finish_shutdown(leased())) actions_.emit(Action::Kind::terminated);
+}
+
+// ---- looking ----
 
 void PoolMachine::fill_statistics(Statistics& s, Nanos now, std::int64_t unix_us_at_zero) const {
     auto unix_us = [&](Nanos time) { return time == kNoTime ? 0 : unix_us_at_zero + time / kMicrosecond; };
-    s.total_connections = idle_ + leased_;
-    s.idle_connections = idle_;
-    s.active_connections = leased_;
+    tally_.fill(s, now);
+    s.total_connections = idle() + leased();
+    s.idle_connections = idle();
+    s.active_connections = leased();
     s.live_connections = live();
-    s.opening_connections = opening_ + checking_;
-    s.cleaning_connections = cleaning_;
+    s.opening_connections = ledger_.opening() + ledger_.checking();
+    s.cleaning_connections = ledger_.cleaning();
     s.waiting_requests = waiters_.size();
-    s.leases_out = acquisitions_ - releases_;
-    s.total_acquisitions = acquisitions_;
-    s.total_releases = releases_;
-    s.total_timeouts = timeouts_;
-    s.total_rejected = rejected_;
-    s.connections_opened = opened_;
-    s.connections_closed = closed_;
-    s.connections_lost = lost_;
-    s.connection_failures = open_failures_;
-    s.leak_count = leaks_out_;
-    s.peak_active_connections = peak_leased_;
     s.peak_waiting_requests = waiters_.peak();
-    s.avg_acquisition_time_ms = recent_waits_.ms();
-    s.peak_wait_time_ms = to_ms(peak_wait_);
-    constexpr double kFractions[] = {0.50, 0.95, 0.99};
-    double percentiles[3];
-    waits_.percentiles(kFractions, percentiles, 3);
-    s.acquisition_p50_ms = percentiles[0];
-    s.acquisition_p95_ms = percentiles[1];
-    s.acquisition_p99_ms = percentiles[2];
-    s.latency_ms = to_ms(last_round_trip_);
-    s.uptime_ms = to_ms(now - created_at_);
-    s.pool_created_at = unix_us(created_at_);
-    s.last_health_check = unix_us(last_health_check_);
-    s.last_error_time = unix_us(last_error_);
-    s.last_recovery_time = unix_us(last_recovery_);
-    s.last_slow_acquisition_time = unix_us(last_slow_);
-    s.last_leak_time = unix_us(last_leak_);
+    s.leak_count = leaks_.reported();
+    s.pool_created_at = unix_us(tally_.created_at());
+    s.last_health_check = unix_us(record_.last_asked());
+    s.last_error_time = unix_us(record_.last_error());
+    s.last_recovery_time = unix_us(record_.last_recovery());
+    s.last_slow_acquisition_time = unix_us(record_.last_slow());
+    s.last_leak_time = unix_us(record_.last_leak());
 }
 
 Health PoolMachine::health(Nanos now) const {
     return judge_health({
-        .state = state_,
-        .min_size = config_.min_size,
+        .state = state(),
+        .min_size = sizing_.min_size(),
         .live = live(),
-        .idle = idle_,
+        .idle = idle(),
         .waiting = waiters_.size(),
         .now = now,
-        .last_error = last_error_,
-        .last_recovery = last_recovery_,
-        .last_slow_acquisition = last_slow_,
-        .last_leak = last_leak_,
+        .last_error = record_.last_error(),
+        .last_recovery = record_.last_recovery(),
+        .last_slow_acquisition = record_.last_slow(),
+        .last_leak = record_.last_leak(),
     });
 }
 

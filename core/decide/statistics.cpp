@@ -34,4 +34,33 @@ void RecentMean::add(Nanos value) {
     count_ = std::min(count_ + 1, values_.size());
 }
 
+void Tally::waited(Nanos wait) {
+    recent_waits_.add(wait);
+    waits_.add(wait);
+    peak_wait_ = std::max(peak_wait_, wait);
+}
+
+void Tally::fill(Statistics& s, Nanos now) const {
+    s.leases_out = acquisitions_ - releases_;
+    s.total_acquisitions = acquisitions_;
+    s.total_releases = releases_;
+    s.total_timeouts = timeouts_;
+    s.total_rejected = rejected_;
+    s.connections_opened = opened_;
+    s.connections_closed = closed_;
+    s.connections_lost = lost_;
+    s.connection_failures = open_failures_;
+    s.peak_active_connections = peak_out_;
+    s.avg_acquisition_time_ms = recent_waits_.ms();
+    s.peak_wait_time_ms = to_ms(peak_wait_);
+    constexpr double kFractions[] = {0.50, 0.95, 0.99};
+    double percentiles[3];
+    waits_.percentiles(kFractions, percentiles, 3);
+    s.acquisition_p50_ms = percentiles[0];
+    s.acquisition_p95_ms = percentiles[1];
+    s.acquisition_p99_ms = percentiles[2];
+    s.latency_ms = to_ms(last_round_trip_);
+    s.uptime_ms = to_ms(now - created_at_);
+}
+
 }  // namespace pqpool

@@ -1,6 +1,8 @@
-// What the pool counts, in one list; the snapshot, its C struct, Python's dataclass and the exporters expand it.
+// What the pool counts, in one list; the snapshot, its C struct, Python's dataclass and the exporters expand it. And
+// the counters themselves.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -101,6 +103,37 @@ class RecentMean {
     std::array<Nanos, 1000> values_{};
     std::size_t next_ = 0, count_ = 0;
     Nanos sum_ = 0;
+};
+
+// What the pool has counted and measured since it was created.
+class Tally {
+  public:
+    explicit Tally(Nanos created_at) : created_at_(created_at) {}
+
+    void acquired() { acquisitions_++; }
+    void released() { releases_++; }
+    void out(std::int64_t connections) { peak_out_ = std::max(peak_out_, connections); }
+    void waited(Nanos wait);  // an acquire that was served
+    void timed_out() { timeouts_++; }
+    void rejected() { rejected_++; }
+    void opened() { opened_++; }
+    void closed() { closed_++; }
+    void lost() { lost_++; }
+    void open_failed() { open_failures_++; }
+    void round_trip(Nanos time) { last_round_trip_ = time; }
+
+    void fill(Statistics& out, Nanos now) const;
+    Nanos created_at() const { return created_at_; }
+
+  private:
+    const Nanos created_at_;
+    std::int64_t acquisitions_ = 0, releases_ = 0, timeouts_ = 0, rejected_ = 0;
+    std::int64_t opened_ = 0, closed_ = 0, lost_ = 0, open_failures_ = 0;
+    std::int64_t peak_out_ = 0;
+    Nanos peak_wait_ = 0;
+    Nanos last_round_trip_ = -kMillisecond;  // negative: none yet
+    RecentMean recent_waits_;
+    LatencyHistogram waits_;
 };
 
 }  // namespace pqpool

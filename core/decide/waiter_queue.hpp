@@ -1,10 +1,11 @@
-// Those who wait for a connection: first in, first out, each with a deadline. Part of the state machine.
+// Those who wait for a connection: first in, first out, each with a deadline.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
 #include "core/base/clock.hpp"
+#include "core/decide/slot.hpp"
 
 namespace pqpool {
 
@@ -17,12 +18,9 @@ struct Waiter {
     void* context = nullptr;  // the caller's; comes back with the grant or the failure
     Nanos asked_at = 0;
     Nanos deadline = kNever;
-    Nanos leak_limit = kNever;
-    Nanos leased_at = kNoTimeYet;  // of a lease whose connection is being replaced; else kNoTimeYet
-    bool leak_reported = false;    // of that lease
+    LeaseTerms lease{};  // of the lease that it begins, or whose dead connection is to be replaced
 
-    static constexpr Nanos kNoTimeYet = INT64_MIN;
-    bool replaces() const { return leased_at != kNoTimeYet; }
+    bool replaces() const { return lease.since != kNoTime; }
 };
 
 // Push, pop and removal from the middle cost O(1), and O(log n) for the deadline; where all wait equally long, as is

@@ -20,7 +20,7 @@ class MachineModel {
   public:
     using Kind = Action::Kind;
 
-    enum class SlotState {
+    enum class SeenState {
         opening,
         idle,
         leased,
@@ -30,7 +30,7 @@ class MachineModel {
     };  // returned: must be gone or elsewhere after this event
     struct Slot {
         SlotId id;
-        SlotState state;
+        SeenState state;
         bool lost = false;
         Nanos since = 0;  // of opening, checking or cleaning
     };
@@ -74,7 +74,7 @@ class MachineModel {
 
     static void* context_of(std::uintptr_t number) { return reinterpret_cast<void*>(number); }
 
-    std::vector<SlotId> in_state(SlotState state) const {
+    std::vector<SlotId> in_state(SeenState state) const {
         std::vector<SlotId> found;
         for (const auto& [index, slot] : slots)
             if (slot.state == state) found.push_back(slot.id);
@@ -89,8 +89,8 @@ class MachineModel {
 
     void became_leased(SlotId id, std::int64_t lease, Nanos leased_at, Nanos leak_limit) {
         Slot& slot = slot_of(id, "a lease is of a slot that stands");
-        must(slot.state == SlotState::idle && !slot.lost, "only an idle connection is leased");
-        slot.state = SlotState::leased;
+        must(slot.state == SeenState::idle && !slot.lost, "only an idle connection is leased");
+        slot.state = SeenState::leased;
         if (const auto at = leases.find(lease); at != leases.end()) {
             at->second.slot = id;
             at->second.has_connection = true;
@@ -115,26 +115,26 @@ class MachineModel {
             case Kind::open:
                 must(!slots.count(action.slot.index), "a slot is opened once");
                 must(!shutting_down, "nothing is opened in a shutdown");
-                slots[action.slot.index] = {action.slot, SlotState::opening, false, now};
+                slots[action.slot.index] = {action.slot, SeenState::opening, false, now};
                 openings_.push_back(now);
                 break;
             case Kind::close:
-                must(slot_of(action.slot, "a slot is closed once").state != SlotState::leased ||
+                must(slot_of(action.slot, "a slot is closed once").state != SeenState::leased ||
                          in_release_ == action.slot,
                      "a lease's connection is not closed under it");
                 forget(action.slot);
                 break;
             case Kind::check: {
                 Slot& slot = slot_of(action.slot, "a check is of a slot that stands");
-                must(slot.state == SlotState::idle, "only an idle connection is checked");
-                slot.state = SlotState::checking;
+                must(slot.state == SeenState::idle, "only an idle connection is checked");
+                slot.state = SeenState::checking;
                 slot.since = now;
                 break;
             }
             case Kind::clean: {
                 Slot& slot = slot_of(action.slot, "cleaning is of a slot that stands");
-                must(slot.state == SlotState::returned, "only a returned connection is cleaned");
-                slot.state = SlotState::cleaning;
+                must(slot.state == SeenState::returned, "only a returned connection is cleaned");
+                slot.state = SeenState::cleaning;
                 slot.since = now;
                 break;
             }
@@ -167,14 +167,14 @@ class MachineModel {
             }
             case Kind::abort:
                 must(shutting_down, "only a shutdown aborts");
-                must(slot_of(action.slot, "an abort is of a slot that stands").state == SlotState::leased,
+                must(slot_of(action.slot, "an abort is of a slot that stands").state == SeenState::leased,
                      "only leases are aborted");
                 for (auto& [number, lease] : leases)
                     if (lease.has_connection && lease.slot == action.slot) lease.has_connection = false;
                 forget(action.slot);
                 break;
             case Kind::log_leak: {
-                must(slot_of(action.slot, "a leak is of a slot that stands").state == SlotState::leased,
+                must(slot_of(action.slot, "a leak is of a slot that stands").state == SeenState::leased,
                      "only leases leak");
                 for (auto& [number, lease] : leases) {
                     if (!lease.has_connection || !(lease.slot == action.slot)) continue;
@@ -196,7 +196,7 @@ class MachineModel {
                 must(!initialized, "initialization fails before it succeeds, or not");
                 init_failed = true;
                 for (const auto& [index, slot] : slots)
-                    must(slot.state == SlotState::leased, "a failed initialization leaves nothing");
+                    must(slot.state == SeenState::leased, "a failed initialization leaves nothing");
                 must(waiting.empty(), "a failed initialization leaves no waiter");
                 break;
             case Kind::terminated:
@@ -223,16 +223,16 @@ class MachineModel {
         std::int64_t idle = 0, leased = 0, opening = 0, checking = 0, cleaning = 0, lost = 0;
         std::int64_t late = 0, in_grace = 0, stuck = 0;
         for (const auto& [index, slot] : slots) {
-            must(slot.state != SlotState::returned, "a returned connection ends up somewhere");
-            idle += slot.state == SlotState::idle;
-            leased += slot.state == SlotState::leased;
-            opening += slot.state == SlotState::opening;
-            checking += slot.state == SlotState::checking;
-            cleaning += slot.state == SlotState::cleaning;
-            const bool in_hand = slot.state == SlotState::checking || slot.state == SlotState::cleaning;
+            must(slot.state != SeenState::returned, "a returned connection ends up somewhere");
+            idle += slot.state == SeenState::idle;
+            leased += slot.state == SeenState::leased;
+            opening += slot.state == SeenState::opening;
+            checking += slot.state == SeenState::checking;
+            cleaning += slot.state == SeenState::cleaning;
+            const bool in_hand = slot.state == SeenState::checking || slot.state == SeenState::cleaning;
             late += in_hand && now - slot.since >= 100 * kMillisecond;
             in_grace += in_hand && now - slot.since < 100 * kMillisecond;
-            stuck += slot.state == SlotState::opening && now - slot.since >= 750 * kMillisecond;
+            stuck += slot.state == SeenState::opening && now - slot.since >= 750 * kMillisecond;
             lost += slot.lost;
         }
         must(s.idle_connections == idle, "idle is what stands free");

@@ -7,7 +7,7 @@
 
 using namespace pqpool;
 using Answer = AcquireAnswer::Kind;
-using SlotState = MachineModel::SlotState;
+using SeenState = MachineModel::SeenState;
 
 namespace {
 
@@ -106,7 +106,7 @@ class Life {
     }
 
     void doomed_event() {
-        for (auto state : {SlotState::idle, SlotState::leased})
+        for (auto state : {SeenState::idle, SeenState::leased})
             for (const SlotId slot : model_.in_state(state)) die(slot);
         settle();
         now_ += 1 + (chance(90) ? below(30 * kMillisecond) : below(3 * kSecond));
@@ -132,8 +132,8 @@ class Life {
     void die(SlotId id) {
         auto& slot = model_.slot_of(id, "");
         if (slot.lost) return;
-        if (slot.state == SlotState::idle)
-            slot.state = SlotState::returned;
+        if (slot.state == SeenState::idle)
+            slot.state = SeenState::returned;
         else
             slot.lost = true;
         const auto retries = model_.retries;
@@ -148,7 +148,7 @@ class Life {
         const SlotId slot = at->second.slot;
         model_.leases.erase(at);
         model_.releases++;
-        model_.slot_of(slot, "").state = SlotState::returned;
+        model_.slot_of(slot, "").state = SeenState::returned;
         model_.releasing(slot);
         machine_.released(slot, {.broken = true}, now_);
         model_.take_actions(now_);
@@ -227,7 +227,7 @@ class Life {
         ReturnedConnection condition{
             .broken = chance(10), .dirty = chance(25), .condemned = chance(4), .queries = below(1040)};
         auto& slot = model_.slot_of(lease.slot, "a lease has its slot");
-        slot.state = condition.broken || slot.lost || condition.dirty ? SlotState::returned : SlotState::idle;
+        slot.state = condition.broken || slot.lost || condition.dirty ? SeenState::returned : SeenState::idle;
         model_.releasing(lease.slot);
         machine_.released(lease.slot, condition, now_);
         model_.take_actions(now_);
@@ -275,11 +275,11 @@ class Life {
     }
 
     void answer_open(bool success) {
-        const auto slots = model_.in_state(SlotState::opening);
+        const auto slots = model_.in_state(SeenState::opening);
         const auto* slot = any(slots);
         if (!slot) return;
         if (success) {
-            model_.slot_of(*slot, "").state = SlotState::idle;
+            model_.slot_of(*slot, "").state = SeenState::idle;
             MachineModel::must(machine_.opened(*slot, kMillisecond, now_), "an open that was asked for is welcome");
         } else {
             model_.slots.erase(slot->index);
@@ -289,9 +289,9 @@ class Life {
     }
 
     void lose() {
-        const auto idle = model_.in_state(SlotState::idle), leased = model_.in_state(SlotState::leased);
+        const auto idle = model_.in_state(SeenState::idle), leased = model_.in_state(SeenState::leased);
         if (const auto* slot = any(idle); slot && chance(60)) {
-            model_.slot_of(*slot, "").state = SlotState::returned;
+            model_.slot_of(*slot, "").state = SeenState::returned;
             machine_.lost(*slot, now_);
         } else if (const auto* held = any(leased)) {
             model_.slot_of(*held, "").lost = true;
@@ -300,18 +300,18 @@ class Life {
     }
 
     void answer_check(bool alive) {
-        const auto slots = model_.in_state(SlotState::checking);
+        const auto slots = model_.in_state(SeenState::checking);
         const auto* slot = any(slots);
         if (!slot) return;
-        model_.slot_of(*slot, "").state = alive ? SlotState::idle : SlotState::returned;
+        model_.slot_of(*slot, "").state = alive ? SeenState::idle : SeenState::returned;
         machine_.checked(*slot, alive, kMillisecond, now_);
     }
 
     void answer_clean(bool usable) {
-        const auto slots = model_.in_state(SlotState::cleaning);
+        const auto slots = model_.in_state(SeenState::cleaning);
         const auto* slot = any(slots);
         if (!slot) return;
-        model_.slot_of(*slot, "").state = usable ? SlotState::idle : SlotState::returned;
+        model_.slot_of(*slot, "").state = usable ? SeenState::idle : SeenState::returned;
         machine_.cleaned(*slot, usable, now_);
     }
 
@@ -365,8 +365,8 @@ class Life {
             settle();
             if (machine_.next_deadline() <= now_)
                 tick();
-            else if (model_.in_state(SlotState::opening).empty() && model_.in_state(SlotState::checking).empty() &&
-                     model_.in_state(SlotState::cleaning).empty())
+            else if (model_.in_state(SeenState::opening).empty() && model_.in_state(SeenState::checking).empty() &&
+                     model_.in_state(SeenState::cleaning).empty())
                 now_ = std::min(end, machine_.next_deadline());
         }
         Statistics s;
