@@ -4,31 +4,29 @@
 
 #include <algorithm>
 #include <atomic>
-#include <mutex>
 #include <vector>
-
-#include "core/run/pool.hpp"
 
 namespace pqpool {
 
 namespace {
 
 std::atomic<std::uint32_t> epoch{0};
-std::mutex mutex;
+std::mutex register_mutex;
 // Reached from the fork handlers until the process ends, so never destroyed.
-std::vector<Pool*>& pools() {
-    static auto* list = new std::vector<Pool*>;
+std::vector<std::mutex*>& locks() {
+    static auto* list = new std::vector<std::mutex*>;
     return *list;
 }
 
+// In the forking thread, as is what follows.
 void before() {
-    mutex.lock();
-    for (Pool* pool : pools()) pool->lock_for_fork();
+    register_mutex.lock();
+    for (std::mutex* lock : locks()) lock->lock();
 }
 
 void after() {
-    for (Pool* pool : pools()) pool->unlock_after_fork();
-    mutex.unlock();
+    for (std::mutex* lock : locks()) lock->unlock();
+    register_mutex.unlock();
 }
 
 void in_child() {
@@ -40,16 +38,16 @@ void in_child() {
 
 std::uint32_t fork_epoch() { return epoch.load(std::memory_order_relaxed); }
 
-void add_to_fork_register(Pool& pool) {
+void add_to_fork_register(std::mutex& lock) {
     static std::once_flag once;
     std::call_once(once, [] { pthread_atfork(before, after, in_child); });
-    std::lock_guard lock(mutex);
-    pools().push_back(&pool);
+    std::lock_guard in_register(register_mutex);
+    locks().push_back(&lock);
 }
 
-void remove_from_fork_register(Pool& pool) {
-    std::lock_guard lock(mutex);
-    std::erase(pools(), &pool);
+void remove_from_fork_register(std::mutex& lock) {
+    std::lock_guard in_register(register_mutex);
+    std::erase(locks(), &lock);
 }
 
 }  // namespace pqpool

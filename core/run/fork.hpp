@@ -2,17 +2,16 @@
 #pragma once
 
 #include <cstdint>
+#include <mutex>
 
 namespace pqpool {
-
-class Pool;
 
 // How many forks lie between the program's start and this process. A pool that was made in another epoch is the
 // parent's.
 std::uint32_t fork_epoch();
 
-// From its start to its end each pool stands in the register, whose pools are locked around every fork.
-void add_to_fork_register(Pool& pool);
-void remove_from_fork_register(Pool& pool);
+// From its start to its end the lock of each pool stands in the register, whose locks are held around every fork.
+void add_to_fork_register(std::mutex& lock);
+void remove_from_fork_register(std::mutex& lock);
 
 }  // namespace pqpool

@@ -82,7 +82,7 @@ Pool::Pool(const Options& options)
 
 Pool::~Pool() {
     if (!started_) return;
-    remove_from_fork_register(*this);
+    remove_from_fork_register(mutex_);
     shutdown(0);
     keeper_.stop();
 }
@@ -90,11 +90,11 @@ Pool::~Pool() {
 void Pool::start() {
     std::lock_guard once(start_mutex_);
     if (started_) return;
-    add_to_fork_register(*this);
+    add_to_fork_register(mutex_);
     try {
         keeper_.start();
     } catch (...) {
-        remove_from_fork_register(*this);
+        remove_from_fork_register(mutex_);
         throw;
     }
     Locked locked(*this);

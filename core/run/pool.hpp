@@ -123,9 +123,6 @@ class Pool final : private KeeperClient {
     void resume();
 
     // ---- fork ----
-    // Around fork() this is called in the parent's forking thread, so that the child finds the tables whole.
-    void lock_for_fork() { mutex_.lock(); }
-    void unlock_after_fork() { mutex_.unlock(); }
     // In the child: the parent's sessions are let go of without a word. Nothing but destroying queues may follow.
     void abandon_after_fork();
     bool is_of_parent() const { return epoch_ != fork_epoch(); }

@@ -400,7 +400,7 @@ void Pool::give_back(Lease& lease, const ReturnedConnection& condition, Nanos no
 }
 
 void Pool::abandon_after_fork() {
-    remove_from_fork_register(*this);
+    remove_from_fork_register(mutex_);
     for (auto& connection : connections_)
         if (connection) connection->abandon_after_fork(false);
     for (std::size_t i = 0; i < leases_.size(); i++)
