@@ -205,11 +205,12 @@ typedef struct pqpool_result pqpool_result;
  * PQPOOL_TOO_MANY_REQUESTS, PQPOOL_NOT_INITIALIZED. */
 PQPOOL_API int32_t pqpool_acquire(pqpool_pool* pool, const pqpool_acquire_options* options, pqpool_lease* lease);
 /* Runs one statement; or, without parameters and with results as text, several that semicolons separate, as one
- * implicit transaction, with the last one's result. The lease's first statement carries the connection's validation in
- * the same packet; a connection that proves dead is replaced and the statement sent again, where it is certain that it
- * was not executed. Blocks until the result is whole, at most for the timeout. PQPOOL_QUERY (see pqpool_error_field),
- * PQPOOL_STATEMENT_TIMEOUT, PQPOOL_VALIDATION and PQPOOL_CONNECTION_LOST (whether it ran may be unknown; the message
- * says), PQPOOL_TIMEOUT (no replacement), PQPOOL_RELEASED, PQPOOL_BUSY, PQPOOL_UNSUPPORTED (COPY), PQPOOL_FORKED. */
+ * simple query (an implicit transaction, where they hold no BEGIN or COMMIT), with the last one's result. The lease's
+ * first statement carries the connection's validation in the same packet; a connection that proves dead is replaced and
+ * the statement sent again, where it is certain that it was not executed. Blocks until the result is whole, at most for
+ * the timeout. PQPOOL_QUERY (see pqpool_error_field), PQPOOL_STATEMENT_TIMEOUT, PQPOOL_VALIDATION and
+ * PQPOOL_CONNECTION_LOST (whether it ran may be unknown; the message says), PQPOOL_TIMEOUT (no replacement),
+ * PQPOOL_RELEASED, PQPOOL_BUSY, PQPOOL_UNSUPPORTED (COPY), PQPOOL_FORKED. */
 PQPOOL_API int32_t pqpool_execute(pqpool_pool* pool, pqpool_lease lease, const pqpool_statement* statement,
                                   pqpool_result** result);
 /* pqpool_acquire, pqpool_execute and pqpool_release in one; statuses of all three. */
@@ -236,8 +237,10 @@ PQPOOL_API int32_t pqpool_lease_transaction_status(pqpool_pool* pool, pqpool_lea
 
 struct pg_conn; /* libpq's PGconn */
 /* The lease's libpq connection, validated, for anything libpq can do (COPY, notifications, large objects). Borrowed
- * until the lease's next statement or its release; leave no command under way. In blocking mode, outside pipeline mode.
- * Everything a session can hold is reset at release. Blocks for the validation. */
+ * until the lease's next statement or its release; leave no command and no pipeline under way. In blocking mode.
+ * Everything a session can hold is reset at release. Blocks for the validation and a round trip. PQPOOL_UNSUPPORTED
+ * while client_encoding or standard_conforming_strings is another than at the start, which libpq's escaping functions
+ * would not know; PQPOOL_CONNECTION_LOST; the statuses of pqpool_execute. */
 PQPOOL_API int32_t pqpool_lease_pgconn(pqpool_pool* pool, pqpool_lease lease, struct pg_conn** connection);
 
 /* ---- results ---- */

@@ -88,7 +88,7 @@ const char* name_of_message(char tag) {
         case tag::kCopyIn:
         case tag::kCopyOut:
         case tag::kCopyBoth:
-            return "a COPY, which cannot run in a pipeline,";
+            return "a COPY";
         case tag::kCopyData:
         case tag::kCopyDone:
             return "data of a COPY";

@@ -188,9 +188,10 @@ void Session::look_at(const Statement& statement) {
     known_ = named_.look_up(statement);
     traits_ = known_ ? known_->traits : classify(statement.text());
     if (traits_.copy)
-        throw Error(ErrorKind::unsupported,
-                    "COPY cannot run in a pipeline. Suggestion: take the raw connection of the lease and use "
-                    "libpq's COPY functions on it");
+        throw Error(
+            ErrorKind::unsupported,
+            "COPY has no place for its data here. Suggestion: take the raw connection of the lease and use libpq's "
+            "COPY functions on it");
     if (statement.count() > traits_.parameters)  // the server would take one with a type, and not look at it
         throw Error(ErrorKind::invalid_argument,
                     "the server expects " + std::to_string(traits_.parameters) +

@@ -38,7 +38,7 @@ struct StatementTraits {
     // SELECT, VALUES, TABLE, or a WITH … SELECT that changes nothing and leaves nothing behind: may share its Sync with
     // the validation in front of it.
     bool ordinary = false;
-    bool copy = false;              // COPY, which a pipeline cannot carry
+    bool copy = false;              // COPY, whose data has no place
     bool script = false;            // several statements
     bool forgets_prepared = false;  // DEALLOCATE ALL, DISCARD ALL, DEALLOCATE of a name of ours
     bool changes_settings = false;  // of the session or of the transaction
