@@ -5,6 +5,7 @@ namespace pqpool {
 namespace {
 // Each brings something nearer that the statement has to wait for, or the connection is not fit.
 constexpr int kAttemptsHere = 8;
+constexpr Nanos kLoanPatience = 5 * kSecond;
 }  // namespace
 
 void Operation::begin(Lease& lease, bool has_statement, Nanos deadline) {
@@ -49,8 +50,12 @@ Need Operation::start() {
         return Need::replacement;
     }
     Connection& connection = *lease_->connection;
-    if (!connection.take_back() && !connection.is_lost())
-        return finish(Result(Error(ErrorKind::busy, "the raw connection was left with a command under way")));
+    if (connection.is_lent()) {
+        if (!connection.take_back(kLoanPatience) && !connection.is_lost())
+            return finish(Result(Error(ErrorKind::busy, "the raw connection was left with a command under way")));
+        // What libpq has read too far shows now, before anything is executed.
+        lease_->needs_check = lease_->awaits_check = true;
+    }
     if (connection.has_cancel()) {
         if (connection.is_busy() && connection.advance() != Progress::done) return Need::settle;
         if (!connection.settle()) return Need::settle;

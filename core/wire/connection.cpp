@@ -35,6 +35,14 @@ constexpr const char* kReported[] = {"application_name",
                                      "session_authorization",
                                      "standard_conforming_strings",
                                      "TimeZone"};
+constexpr const char* kSettable[] = {"application_name",
+                                     "client_encoding",
+                                     "DateStyle",
+                                     "default_transaction_read_only",
+                                     "IntervalStyle",
+                                     "search_path",
+                                     "standard_conforming_strings",
+                                     "TimeZone"};
 // So much is read at one go, so that a large result leaves others their turn.
 constexpr std::size_t kMostAtOnce = 1 << 20;
 
@@ -62,13 +70,26 @@ std::string take_sqlstate(std::string& message) {
     return {};
 }
 
+std::vector<std::string> known_by_libpq(const pg_conn* pg) {
+    std::vector<std::string> values;
+    for (const char* name : kReported) {
+        const char* value = PQparameterStatus(pg, name);
+        values.emplace_back(value ? value : "");
+    }
+    return values;
+}
+
+void ignore_notices(pg_conn* pg) {
+    PQsetNoticeReceiver(
+        pg, [](void*, const PGresult*) {}, nullptr);
+}
+
 }  // namespace
 
 Connection::Connection(const ConnectPlan& plan, const Settings& settings) : session_(settings) {
     pg_ = PQconnectStartParams(plan.keywords(), plan.values(), 0);
     if (!pg_) throw Error(ErrorKind::internal, "out of memory while opening a connection");
-    PQsetNoticeReceiver(
-        pg_, [](void*, const PGresult*) {}, nullptr);
+    ignore_notices(pg_);
     PQsetErrorVerbosity(pg_, PQERRORS_VERBOSE);  // see take_sqlstate()
     fd_ = PQsocket(pg_);
 }
@@ -138,9 +159,12 @@ void Connection::begin_session() {
     write();
 }
 
+// What libpq has heard since the session was ours.
 void Connection::take_parameters() {
-    for (const char* name : kReported)
-        if (const char* value = PQparameterStatus(pg_, name)) session_.set_parameter(name, value);
+    const auto known = known_by_libpq(pg_);
+    for (std::size_t i = 0; i < known.size(); i++)
+        if (!known[i].empty() && (known_when_lent_.empty() || known[i] != known_when_lent_[i]))
+            session_.set_parameter(kReported[i], known[i]);
 }
 
 void Connection::begin(const Statement* statement, Check check) {
@@ -261,9 +285,8 @@ void Connection::abandon_after_fork(bool in_use) {
     fd_ = own_fd_ = -1;
 }
 
-// An empty query says nothing, and its end tells libpq whether a transaction is open.
-bool Connection::round_trip_of_libpq(Nanos deadline) {
-    if (PQsendQuery(pg_, "") != 1) return false;
+// Of a command that was given to libpq.
+bool Connection::finish_by_libpq(Nanos deadline) {
     for (;;) {
         const int left = PQflush(pg_);
         if (left < 0 || PQconsumeInput(pg_) != 1) return false;
@@ -274,36 +297,55 @@ bool Connection::round_trip_of_libpq(Nanos deadline) {
         if (poll(&socket, 1, static_cast<int>((deadline - now) / kMillisecond + 1)) < 0 && errno != EINTR) return false;
     }
     while (PGresult* result = PQgetResult(pg_)) {
-        const bool empty = PQresultStatus(result) == PGRES_EMPTY_QUERY;
+        const auto status = PQresultStatus(result);
         PQclear(result);
-        if (!empty) return false;
+        if (status != PGRES_EMPTY_QUERY && status != PGRES_TUPLES_OK) return false;
     }
     return PQstatus(pg_) == CONNECTION_OK;
+}
+
+// An empty query says nothing, and its end tells libpq whether a transaction is open. A setting is reported when it
+// changes: it goes to what libpq takes it for, and back.
+bool Connection::tell_libpq(Nanos deadline) {
+    if (PQsendQuery(pg_, "") != 1 || !finish_by_libpq(deadline)) return false;
+    const auto transaction = session_.transaction_status();
+    if (transaction == TransactionStatus::failed) return true;
+    for (const char* name : kSettable) {
+        const char* taken_for = PQparameterStatus(pg_, name);
+        const std::string known = taken_for ? taken_for : "", is(session_.parameter(name));
+        if (known == is) continue;
+        for (const std::string& value : {known, is}) {
+            const char* const values[] = {name, value.c_str(), transaction == TransactionStatus::open ? "t" : "f"};
+            const char* const sql = "SELECT pg_catalog.set_config($1, $2, $3)";
+            if (PQsendQueryParams(pg_, sql, 3, nullptr, values, nullptr, nullptr, 0) != 1 || !finish_by_libpq(deadline))
+                return false;
+        }
+    }
+    return true;
 }
 
 pg_conn* Connection::lend(Nanos patience) {
     if (lent_) return pg_;
     if (is_busy() || is_lost()) return nullptr;
-    for (const char* name : {"client_encoding", "standard_conforming_strings"}) {
-        const char* known = PQparameterStatus(pg_, name);
-        if (session_.parameter(name) != (known ? known : ""))
-            throw Error(ErrorKind::unsupported,
-                        std::string("the raw connection cannot be had while ") + name + " is '" +
-                            std::string(session_.parameter(name)) +
-                            "': libpq's escaping functions would not know of it. Suggestion: set "
-                            "it back first");
-    }
-    const bool knows = session_.input().is_empty() && round_trip_of_libpq(deadline_after(monotonic_now(), patience));
-    if (!knows) {
+    if (!session_.input().is_empty() || !tell_libpq(deadline_after(monotonic_now(), patience))) {
         session_.lose(PQerrorMessage(pg_));
         break_off();
         return nullptr;
     }
+    for (const char* name : {"client_encoding", "standard_conforming_strings"}) {
+        const char* known = PQparameterStatus(pg_, name);
+        if (session_.parameter(name) != (known ? known : ""))
+            throw Error(ErrorKind::unsupported,
+                        std::string("the raw connection cannot be had while the transaction has failed and ") + name +
+                            " is '" + std::string(session_.parameter(name)) +
+                            "': libpq's escaping functions cannot be told of it. Suggestion: roll back first");
+    }
+    known_when_lent_ = known_by_libpq(pg_);
     lent_ = true;
     return pg_;
 }
 
-bool Connection::take_back() {
+bool Connection::take_back(Nanos patience) {
     if (!std::exchange(lent_, false)) return true;
     const bool is_same =
         PQstatus(pg_) == CONNECTION_OK && is_own_socket(PQsocket(pg_)) && PQbackendPID(pg_) == backend_pid_;
@@ -314,8 +356,17 @@ bool Connection::take_back() {
         lent_ = true;
         return false;
     }
-    while (PGnotify* notification = PQnotifies(pg_)) PQfreemem(notification);
+    // As it was given.
     PQuntrace(pg_);
+    PQsetnonblocking(pg_, 0);
+    ignore_notices(pg_);
+    if (patience > 0 && (PQsendQuery(pg_, "") != 1 || !finish_by_libpq(deadline_after(monotonic_now(), patience)))) {
+        session_.lose(PQerrorMessage(pg_));
+        return false;
+    }
+    while (PGnotify* notification = PQnotifies(pg_)) PQfreemem(notification);
+    PQsetErrorVerbosity(pg_, PQERRORS_DEFAULT);
+    PQsetErrorContextVisibility(pg_, PQSHOW_CONTEXT_ERRORS);
     take_parameters();
     session_.set_transaction_status(status_by_libpq(pg_));
     return true;

@@ -94,12 +94,13 @@ class Connection {
     // The parent's session stays untouched. in_use: one of the parent's threads may have been in the middle of a call
     // on it.
     void abandon_after_fork(bool in_use);
-    // Lends out libpq's connection: libpq is told where the session stands by a round trip, which blocks, at most for
-    // the time given. nullptr while busy, and where the connection is lost then. Throws Error(unsupported) where libpq
-    // would not know a setting that its escaping functions read.
+    // Lends out libpq's connection: libpq is told where the session stands by a round trip, and by more where reported
+    // settings have changed; this blocks, at most for the time given. nullptr while busy, and where the connection is
+    // lost then. Throws Error(unsupported) where libpq cannot be told of a setting that its escaping functions read.
     pg_conn* lend(Nanos patience);
-    // Takes it back, without I/O; false where the caller left it unusable.
-    bool take_back();
+    // Takes it back; false where the caller left it unusable. With patience libpq reads on to the end of another round
+    // trip, since it may stand in the midst of a message, such as a notification; without I/O otherwise.
+    bool take_back(Nanos patience = 0);
     bool is_lent() const { return lent_; }
 
   private:
@@ -107,7 +108,8 @@ class Connection {
     void take_parameters();
     bool write();
     Channel::State read();
-    bool round_trip_of_libpq(Nanos deadline);
+    bool tell_libpq(Nanos deadline);
+    bool finish_by_libpq(Nanos deadline);
     bool is_own_socket(int fd) const;
 
     pg_conn* pg_ = nullptr;
@@ -118,6 +120,7 @@ class Connection {
     Channel channel_;
     Session session_;
     bool lent_ = false;
+    std::vector<std::string> known_when_lent_;  // by libpq, in the order of its parameters
     std::vector<std::shared_ptr<CancelRequest>> cancels_;
     Nanos last_used_ = 0;
 };

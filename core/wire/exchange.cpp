@@ -109,8 +109,7 @@ Exchange::Meaning Exchange::take_row(const Message& message) {
 // Of a script the last statement's result counts; the server does not say how many there are.
 Exchange::Meaning Exchange::take_of_script(const Message& message) {
     switch (message.tag) {
-        case tag::kRowDescription:
-            if (has_columns_) refuse(message);
+        case tag::kRowDescription:  // also a second one, where a rule has more to show
             take_columns(message);
             has_columns_ = true;
             return Meaning::part;

@@ -7,10 +7,10 @@ namespace pqpool {
 
 namespace {
 
-constexpr std::size_t kHead = 5;              // tag and length
-constexpr std::size_t kLengthItself = 4;      // counts in the length
-constexpr std::size_t kLongest = 0x3FFFFFFF;  // what a server can hold in one piece
-constexpr std::size_t kLongestShort = 30000;  // of those that hold a name or two, as libpq has it
+constexpr std::size_t kHead = 5;                              // tag and length
+constexpr std::size_t kLengthItself = 4;                      // counts in the length
+constexpr std::size_t kLongest = 0x3FFFFFFF + kLengthItself;  // what a server can hold in one piece
+constexpr std::size_t kLongestShort = 30000;                  // of those that hold a name or two, as libpq has it
 constexpr std::size_t kFirstRoom = 8 << 10, kLeastRoom = 4 << 10, kMostSpare = 256 << 10, kKept = 64 << 10;
 
 bool may_be_long(char tag) {

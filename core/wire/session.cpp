@@ -141,7 +141,9 @@ void Session::write_sync() {
     exchange_.expect(Purpose::sync, kSync);
 }
 
+// In a transaction that has failed no statement is taken: there the Sync's answer has to do.
 void Session::write_check() {
+    if (transaction_status_ == TransactionStatus::failed) return;
     checks_ = true;
     const bool uncertain = names_are_unsure_ && transaction_status_ != TransactionStatus::idle;
     if (!named_.keeps_any() || check_missed_ >= kMostChecksMissed || uncertain)
@@ -169,7 +171,8 @@ void Session::write_evictions() {
 }
 
 bool Session::uses_name() const {
-    return known_ && !known_->unnamed && !(names_are_unsure_ && transaction_status_ != TransactionStatus::idle);
+    return known_ && !known_->unnamed && traits_.has_fixed_columns &&
+           !(names_are_unsure_ && transaction_status_ != TransactionStatus::idle);
 }
 
 // A result's form is chosen for all of its columns at once, before their types are seen. As text a value loses nothing
@@ -226,7 +229,10 @@ void Session::write_statement(const Statement& s) {
     }
     binary_ = s.format() == ResultFormat::binary || (automatic_ && known_ && known_->described && known_->binary);
     by_name_ = uses_name() && (known_->on_server || known_->uses > 0);
-    if (known_) known_->uses++;
+    if (known_) {
+        known_->uses++;
+        known_->described &= traits_.has_fixed_columns;
+    }
     const std::string_view name = by_name_ ? std::string_view(known_->name) : std::string_view();
     const bool parses = !by_name_ || !known_->on_server;
     parses_name_ = parses && by_name_;
@@ -386,9 +392,9 @@ void Session::note_unwritten() { not_begun_ |= is_busy() && !output_.is_half_sen
 // the check was answered: it never read the statement behind the check.
 void Session::take_farewell(const Result& error) {
     const std::string_view sqlstate = field_of(error, 'C');
-    not_begun_ = checks_ && !check_answered_ && !check_failed_ &&
-                 (sqlstate == "57P01" || sqlstate == "57P05" || sqlstate == "25P03") &&
-                 field_of(error, 'R') == "ProcessInterrupts";
+    not_begun_ |= checks_ && !check_answered_ && !check_failed_ &&
+                  (sqlstate == "57P01" || sqlstate == "57P05" || sqlstate == "25P03") &&
+                  field_of(error, 'R') == "ProcessInterrupts";
     condemned_ = true;
     loss_message_ = error.message();
     lose();

@@ -239,7 +239,8 @@ StatementTraits classify_one(std::string_view sql, bool backslashes_escape = fal
     const Verb verb = token == Token::word ? verb_of(scanner.text()) : Verb::other;
 
     Telling told = verb == Verb::inserts ? kChanges : 0;
-    if (token == Token::word && scanner.text() == "update") told |= kChanges;
+    const bool alters = token == Token::word && (scanner.text() == "update" || scanner.text() == "delete");
+    if (alters) told |= kChanges;
     bool after_insert = verb == Verb::inserts;
     StatementTraits traits;
     for (token = scanner.next(); token != Token::end; token = scanner.next()) {
@@ -253,6 +254,7 @@ StatementTraits classify_one(std::string_view sql, bool backslashes_escape = fal
     }
 
     traits.dirt = dirt_of(verb, told, sql);
+    traits.has_fixed_columns = verb == Verb::reads || verb == Verb::inserts || alters;
     traits.ordinary = verb == Verb::reads && !(told & (kChanges | kInto)) && traits.dirt == kDirtNone;
     traits.changes_settings =
         (traits.dirt & kDirtSettings) || (verb == Verb::set && scope_of_set(sql) == Scope::transaction);

@@ -41,6 +41,9 @@ struct StatementTraits {
     bool copy = false;              // COPY, whose data has no place
     bool script = false;            // several statements
     bool forgets_prepared = false;  // DEALLOCATE ALL, DISCARD ALL, DEALLOCATE of a name of ours
+    // SELECT, INSERT, … : a named one's columns cannot change without an error. Those of EXECUTE, FETCH and the like
+    // can.
+    bool has_fixed_columns = false;
     bool changes_settings = false;  // of the session or of the transaction
     std::uint16_t dirt = kDirtNone;
     std::size_t parameters = 0;  // the greatest n of a $n
