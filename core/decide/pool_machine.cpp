@@ -214,17 +214,17 @@ CloseReason PoolMachine::unfit(const Slot& slot, Nanos now) const {
 }
 
 // From the pool's own hands.
-void PoolMachine::put_back(std::uint32_t index, Nanos now) {
+void PoolMachine::put_back(std::uint32_t index, Nanos idle_since, Nanos now) {
     if (const CloseReason reason = unfit(ledger_[index], now); reason != CloseReason::none)
         close_slot(index, reason);
     else
-        shelve(index, now);
+        shelve(index, idle_since);
 }
 
-inline void PoolMachine::shelve(std::uint32_t index, Nanos now) {
+inline void PoolMachine::shelve(std::uint32_t index, Nanos idle_since) {
     ledger_.move(index, SlotState::idle);
-    ledger_[index].idle_since = now;
-    upkeep_.shelved(ledger_[index], ledger_.idle() + ledger_.out() > sizing_.min_size(), now);
+    ledger_[index].idle_since = idle_since;
+    upkeep_.shelved(ledger_[index]);
 }
 
 // The pool does something itself with a connection: it checks it, or cleans it after a lease.
@@ -239,7 +239,7 @@ void PoolMachine::cleaned(SlotId id, bool usable, Nanos now) {
     Slot* slot = ledger_.find(id);
     if (!slot || !is_cleaning(slot->state())) return;
     if (usable) {
-        put_back(id.index, now);
+        put_back(id.index, now, now);
     } else {
         slot->life.ended_at = now;
         end_session(id.index, CloseReason::not_cleaned, now);
@@ -253,9 +253,7 @@ void PoolMachine::checked(SlotId id, bool alive, Nanos round_trip, Nanos now) {
     if (alive) {
         tally_.round_trip(round_trip);
         slot->checked_at = now;
-        const Nanos idle_since = slot->idle_since;
-        put_back(id.index, now);
-        if (slot->state() == SlotState::idle) slot->idle_since = idle_since;
+        put_back(id.index, slot->idle_since, now);
     } else {
         note_death(id.index, now);
         end_session(id.index, CloseReason::lost, now);
@@ -363,7 +361,7 @@ bool PoolMachine::opened(SlotId id, Nanos round_trip, Nanos now) {
     tally_.round_trip(round_trip);
     slot->life.opened_at = slot->checked_at = now;
     slot->retire_at = upkeep_.end_of_life(now, random_);
-    put_back(id.index, now);
+    put_back(id.index, now, now);
     serve_waiters(now);
     sizing_.grown(!waiters_.empty());
     settle(now);
@@ -466,7 +464,7 @@ void PoolMachine::update_state(Nanos now) {
             break;
         case Lifecycle::Change::initialized:
             actions_.emit(Action::Kind::initialized);
-            return;
+            break;
         case Lifecycle::Change::unhealthy:
             actions_.emit(Action::Kind::log_unhealthy);
             break;

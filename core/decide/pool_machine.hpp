@@ -127,8 +127,8 @@ class PoolMachine {
 
     // Where a connection goes.
     CloseReason unfit(const Slot& slot, Nanos now) const;
-    void put_back(std::uint32_t index, Nanos now);
-    void shelve(std::uint32_t index, Nanos now);
+    void put_back(std::uint32_t index, Nanos idle_since, Nanos now);
+    void shelve(std::uint32_t index, Nanos idle_since);
     void take_in_hand(std::uint32_t index, SlotState state, Action::Kind what, Nanos now);
     void close_slot(std::uint32_t index, CloseReason reason);
     void end_session(std::uint32_t index, CloseReason reason, Nanos now);

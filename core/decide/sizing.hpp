@@ -38,7 +38,7 @@ class Sizing {
     // Whether min_size connections stand without this one. A waning connection does not stand for another: where its
     // successor makes one too many, the waning one goes.
     bool is_spare(const SlotLedger& ledger, const Slot& slot) const {
-        return ledger.idle() + ledger.out() - (slot.is_waning() ? 0 : ledger.waning()) > min_size_;
+        return ledger.live() - (slot.is_waning() ? 0 : ledger.waning()) > min_size_;
     }
 
   private:

@@ -28,7 +28,7 @@ void SlotLedger::free(std::uint32_t index) {
 
 void SlotLedger::wane(std::uint32_t index) {
     Slot& slot = slots_[index];
-    if (slot.waning_ || slot.state_ == SlotState::lost) return;
+    if (slot.waning_ || !is_live(slot.state_)) return;
     slot.waning_ = true;
     waning_++;
 }

@@ -41,7 +41,7 @@ class SlotLedger {
     std::uint32_t add(Nanos now);
     void move(std::uint32_t index, SlotState to);
     void free(std::uint32_t index);
-    // Waning: near its end, so it does not stand for another and its successor is opened first.
+    // Waning: live but near its end, so it does not stand for another and its successor is opened first.
     void wane(std::uint32_t index);
 
   private:
@@ -77,7 +77,7 @@ inline void SlotLedger::move(std::uint32_t index, SlotState to) {
     counter(to)++;
     slot.state_ = to;
     if (to == SlotState::idle) shelve(index);
-    if (to == SlotState::lost || to == SlotState::free) unwane(slot);
+    if (!is_live(to)) unwane(slot);
 }
 
 inline void SlotLedger::shelve(std::uint32_t index) {

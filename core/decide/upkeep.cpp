@@ -46,9 +46,8 @@ Upkeep::Task Upkeep::look_at_idle(SlotLedger& ledger, const Sizing& sizing, std:
     due_by(slot.retire_at);
     look_at_age(ledger, index, now);
     if (limits_.keepalive == kNever) return {};
-    const Nanos check_at = std::max(slot.idle_since, slot.checked_at) + limits_.keepalive;
-    if (check_at <= now) return {.check = true};
-    due_by(check_at);
+    if (check_at(slot) <= now) return {.check = true};
+    due_by(check_at(slot));
     return {};
 }
 

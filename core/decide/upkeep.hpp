@@ -33,10 +33,10 @@ class Upkeep {
 
     // A round over all connections is due then, at the latest; it may turn out to be early.
     Nanos due() const { return round_at_; }
-    void shelved(const Slot& slot, bool above_min, Nanos now) {
+    void shelved(const Slot& slot) {
         Nanos due = slot.is_waning() ? slot.retire_at : slot.retire_at - kWaningTime;
-        if (above_min) due = std::min(due, now + limits_.max_idle_time);
-        if (limits_.keepalive != kNever) due = std::min(due, std::max(now, slot.checked_at) + limits_.keepalive);
+        due = std::min(due, slot.idle_since + limits_.max_idle_time);  // others may make it one too many till then
+        if (limits_.keepalive != kNever) due = std::min(due, check_at(slot));
         due_by(due);
     }
     void taken_in_hand(Nanos now) { due_by(now + kGrace); }
@@ -58,6 +58,9 @@ class Upkeep {
     static constexpr Nanos kGrace = 100 * kMillisecond;
     static constexpr Nanos kWaningTime = 5 * kSecond;  // a successor is opened this long before the lifetime ends
 
+    Nanos check_at(const Slot& slot) const {  // use is as good as a check
+        return std::max(slot.idle_since, slot.checked_at) + limits_.keepalive;
+    }
     void due_by(Nanos time) { round_at_ = std::min(round_at_, time); }
     void look_at_age(SlotLedger& ledger, std::uint32_t index, Nanos now);
     Task look_at_idle(SlotLedger& ledger, const Sizing& sizing, std::uint32_t index, Nanos now);

@@ -86,6 +86,7 @@ TEST_CASE("initialization_survives_a_server_that_comes_up_late", "[machine][life
     stage.pass(kSecond);
     CHECK(stage.count(Kind::initialized) == 1);
     CHECK(stage.statistics().idle_connections == 2);
+    CHECK(stage.health() == Health::healthy);  // what failed on the way is over
 }
 
 TEST_CASE("with_the_server_down_delays_double_to_16_s", "[machine][life]") {

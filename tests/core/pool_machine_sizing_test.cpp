@@ -280,6 +280,47 @@ TEST_CASE("a_lost_lease_near_the_end_of_its_life_is_replaced_by_one", "[machine]
     CHECK(stage.statistics().total_connections == 2);
 }
 
+TEST_CASE("a_connection_near_its_end_that_is_long_in_cleaning_is_replaced_by_one", "[machine][sizing]") {
+    auto config = sizes(2, 10);
+    config.max_queries = 1000;
+    Stage stage(config);
+    stage.start();
+    stage.release(stage.lease(), {.dirty = true, .queries = 960});
+    CHECK(stage.statistics().connections_opened == 3);  // its successor
+    stage.pass(kSecond);
+    CHECK(stage.statistics().cleaning_connections == 1);
+    CHECK(stage.statistics().connections_opened == 3);
+}
+
+TEST_CASE("a_lease_whose_connection_is_dead_does_not_stand_for_an_idle_one", "[machine][sizing]") {
+    Stage stage(sizes(2, 4));
+    stage.start();
+    const SlotId dead = stage.lease();
+    stage.lose(dead);
+    REQUIRE(stage.statistics().idle_connections == 2);  // its successor stands
+    stage.pass(600 * kSecond);                          // and the lease is kept for long
+    CHECK(stage.closes(CloseReason::max_idle_time) == 0);
+    CHECK(stage.statistics().connections_opened == 3);  // no connection is closed and opened in turn
+}
+
+TEST_CASE("a_connection_that_others_make_one_too_many_ends_when_it_has_been_idle_for_long", "[machine][sizing]") {
+    Stage stage(sizes(1, 2));
+    stage.start();
+    const SlotId first = stage.lease();
+    stage.answers_connects = false;
+    const auto waiter = stage.acquire(1).waiter;
+    stage.machine.cancel(waiter);
+    const Nanos idle_since = stage.now;
+    stage.release(first);
+    stage.pass(500 * kMillisecond);
+    REQUIRE(stage.connecting().size() == 1);
+    stage.opened(stage.connecting()[0]);
+    stage.pass(idle_since + 60 * kSecond - 1 - stage.now);
+    CHECK(stage.closes(CloseReason::max_idle_time) == 0);
+    stage.pass(1);
+    CHECK(stage.closes(CloseReason::max_idle_time) == 1);
+}
+
 TEST_CASE("keepalive_checks_idle_connections", "[machine][sizing]") {
     auto config = sizes(2, 4);
     config.keepalive = 10 * kSecond;
