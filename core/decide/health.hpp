@@ -25,6 +25,9 @@ const char* name_of(Health health);
 // By capacity alone, which is live / min_size: unhealthy under a half, degraded under four fifths.
 Health capacity_of(std::int64_t live, std::int64_t min_size);
 
+// Whether no recovery came after the error.
+bool error_stands(Nanos last_error, Nanos last_recovery);
+
 // Times are on any one clock; kNoTime where the event never happened.
 struct HealthFacts {
     PoolState state = PoolState::initializing;
@@ -48,7 +51,7 @@ Health judge_health(const HealthFacts& facts);
 // What happened last of each kind that health remembers.
 class HealthRecord {
   public:
-    void error(Nanos now) { last_error_ = now; }
+    void error(Nanos now);
     void leak(Nanos now) { last_leak_ = now; }
     void asked(Nanos now) { last_asked_ = now; }
     // An acquire that began at `asked_at` was slow. Waiting for the server's return says nothing about the pool's size:

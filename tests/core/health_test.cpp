@@ -77,3 +77,47 @@ TEST_CASE("states_and_health_have_the_documents_names", "[health]") {
     CHECK(std::string(name_of(Health::degraded)) == "degraded");
     CHECK(std::string(name_of(Health::unhealthy)) == "unhealthy");
 }
+
+TEST_CASE("capacity_is_judged_in_one_place", "[health]") {
+    CHECK(capacity_of(0, 1) == Health::unhealthy);
+    CHECK(capacity_of(4, 10) == Health::unhealthy);
+    CHECK(capacity_of(5, 10) == Health::degraded);
+    CHECK(capacity_of(7, 10) == Health::degraded);
+    CHECK(capacity_of(8, 10) == Health::healthy);
+}
+
+TEST_CASE("errors_and_recoveries_are_told_apart_in_whatever_instant_they_come", "[health]") {
+    HealthRecord record;
+    const auto health = [&](Nanos unit) {  // as the pool sees it, and as its statistics tell it
+        return judged([&](HealthFacts& f) {
+            f.now = (kNow + kSecond) / unit;
+            f.last_error = record.last_error() / unit;
+            f.last_recovery = record.last_recovery() == kNoTime ? kNoTime : record.last_recovery() / unit;
+        });
+    };
+    record.error(kNow);
+    CHECK(health(1) == Health::degraded);
+    for (const Nanos later : {0, 1, 2, 500, 1500}) {  // ns; faster than the clock of the statistics
+        record.stands(kNow + later);
+        CHECK(health(1) == Health::healthy);
+        CHECK(health(kMicrosecond) == Health::healthy);
+        record.error(kNow + later + 1);
+        CHECK(health(1) == Health::degraded);
+        CHECK(health(kMicrosecond) == Health::degraded);
+    }
+}
+
+TEST_CASE("waits_that_began_before_the_last_recovery_are_not_slow", "[health]") {
+    HealthRecord record;
+    record.slow(kNow - kSecond, kNow);
+    CHECK(record.last_slow() == kNow);
+    record.forget_slow();
+    record.stands(kNow);  // without an error this is no recovery
+    CHECK(record.last_recovery() == kNoTime);
+    record.error(kNow);
+    record.stands(kNow + kSecond);
+    record.slow(kNow, kNow + 2 * kSecond);
+    CHECK(record.last_slow() == kNoTime);
+    record.slow(kNow + 2 * kSecond, kNow + 3 * kSecond);
+    CHECK(record.last_slow() == kNow + 3 * kSecond);
+}

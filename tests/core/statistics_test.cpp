@@ -84,3 +84,39 @@ TEST_CASE("the_list_of_statistics_names_the_documents_fields", "[statistics]") {
           "pool_created_at", "last_health_check", "last_error_time"})
         CHECK(names.count(name) == 1);
 }
+
+TEST_CASE("the_tally_tells_what_was_counted_and_measured", "[statistics]") {
+    Tally tally(5 * kSecond);
+    Statistics s;
+    tally.fill(s, 5 * kSecond);
+    CHECK(s.latency_ms < 0);  // no round trip yet
+    for (int i = 0; i < 3; i++) tally.acquired();
+    tally.released();
+    tally.out(2);
+    tally.out(1);
+    tally.waited(3 * kMillisecond);
+    tally.waited(kMillisecond);
+    tally.opened();
+    tally.closed();
+    tally.lost();
+    tally.open_failed();
+    tally.timed_out();
+    tally.rejected();
+    tally.round_trip(2 * kMillisecond);
+    tally.fill(s, 8 * kSecond);
+    CHECK(s.total_acquisitions == 3);
+    CHECK(s.total_releases == 1);
+    CHECK(s.leases_out == 2);
+    CHECK(s.peak_active_connections == 2);
+    CHECK(s.peak_wait_time_ms == Approx(3.0));
+    CHECK(s.avg_acquisition_time_ms == Approx(2.0));
+    CHECK(s.acquisition_p99_ms == Approx(3.0).epsilon(0.13));
+    CHECK(s.connections_opened == 1);
+    CHECK(s.connections_closed == 1);
+    CHECK(s.connections_lost == 1);
+    CHECK(s.connection_failures == 1);
+    CHECK(s.total_timeouts == 1);
+    CHECK(s.total_rejected == 1);
+    CHECK(s.latency_ms == Approx(2.0));
+    CHECK(s.uptime_ms == Approx(3000.0));
+}
