@@ -83,7 +83,10 @@ AcquireAnswer PoolMachine::replace(SlotId dead, Nanos now, Nanos deadline, void*
         settle(now);
         return {.kind = Kind::granted, .slot = ledger_.id_of(index)};
     }
-    if (deadline <= now) return refuse(ErrorKind::timeout);
+    if (deadline <= now) {
+        timed_out(now, now);
+        return refuse(ErrorKind::timeout);
+    }
     return wait({.context = context, .asked_at = now, .deadline = deadline, .lease = terms}, now);
 }
 

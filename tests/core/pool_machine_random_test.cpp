@@ -246,6 +246,7 @@ class Life {
         const auto answer = machine_.replace(dead, now_, deadline, MachineModel::context_of(waiter));
         if (answer.kind == Answer::waiting)
             model_.waiting.push_front({waiter, answer.waiter, deadline, kNever, number});
+        if (answer.kind == Answer::refused && answer.error == ErrorKind::timeout) model_.timeouts++;
         if (answer.kind == Answer::granted) {
             take_actions_until_close_of(dead);
             model_.became_leased(answer.slot, number, now_, kNever);

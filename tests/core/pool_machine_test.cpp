@@ -284,6 +284,7 @@ TEST_CASE("the_place_of_a_lease_that_may_not_wait_for_its_replacement_goes_to_th
     stage.acquire(1);
     CHECK(stage.replace(slot, 2, 0).kind == Answer::refused);
     CHECK(stage.granted(1));
+    CHECK(stage.statistics().total_timeouts == 1);  // as of one that waited for it
 }
 
 TEST_CASE("a_lease_held_too_long_is_reported_once", "[machine]") {
