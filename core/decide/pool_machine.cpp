@@ -492,7 +492,7 @@ void PoolMachine::drain(Nanos now) {
         const SlotState state = ledger_[i].state();
         if (state == SlotState::idle)
             close_slot(i, CloseReason::drained);
-        else if (ledger_[i].life.stood())
+        else if (state != SlotState::free)  // also one that is being opened: its session may stand already
             ledger_[i].condemned = CloseReason::drained;
     }
     settle(now);

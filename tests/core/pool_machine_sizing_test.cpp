@@ -402,6 +402,24 @@ TEST_CASE("drain_replaces_idle_and_leased_connections", "[machine][sizing]") {
     CHECK(stage.statistics().connections_opened == 8);
 }
 
+TEST_CASE("drain_replaces_connections_that_were_being_opened", "[machine][sizing]") {
+    // Their sessions may have begun before what the drain is for.
+    Stage stage(sizes(2, 4));
+    stage.answers_connects = false;
+    stage.start();
+    const auto old = stage.connecting();
+    stage.then([](PoolMachine& m, Nanos t) { m.drain(t); });
+    for (const SlotId slot : old) stage.opened(slot);
+    CHECK(stage.closes(CloseReason::drained) == 2);
+    CHECK(stage.count(Kind::initialized) == 0);
+    const auto fresh = stage.connecting();
+    REQUIRE(fresh.size() == 2);
+    for (const SlotId slot : fresh) stage.opened(slot);
+    CHECK(stage.closes(CloseReason::drained) == 2);
+    CHECK(stage.count(Kind::initialized) == 1);
+    CHECK(stage.statistics().idle_connections == 2);
+}
+
 TEST_CASE("an_emptied_pool_refills", "[machine][sizing]") {
     Stage stage(sizes(4, 10));
     stage.start();
