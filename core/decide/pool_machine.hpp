@@ -5,7 +5,8 @@
 //
 // What is decided where: which state a connection is in, SlotLedger; who is served next, WaiterQueue; how many are to
 // be there, Sizing; when one is due for its end or a check, Upkeep; when to try again, BackOff, Probation and
-// StuckOpenings; what state the pool is in, Lifecycle. Here they are put together: what an event means to each of them.
+// StuckOpenings; whether a server that refuses to serve on is left, Condemnation; which leases are reported, LeakWatch;
+// what state the pool is in, Lifecycle. Here they are put together: what an event means to each of them.
 #pragma once
 
 #include <cstdint>

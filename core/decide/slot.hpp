@@ -82,7 +82,6 @@ struct LeaseTerms {
 class Slot {
   public:
     SlotState state() const { return state_; }
-    std::uint32_t generation() const { return generation_; }
     bool is_waning() const { return waning_; }
 
     // When the session began to open, stood, and was found dead or unfit.
