@@ -4,6 +4,7 @@
 
 #include "capi/handles.hpp"
 #include "core/base/text.hpp"
+#include "core/run/blocking.hpp"
 
 namespace pqpool::capi {
 
@@ -243,7 +244,7 @@ int32_t pqpool_open(const pqpool_options* options, pqpool_pool** pool) {
         wanted(pool, "pool");
         auto made = std::make_unique<pqpool_pool>(std::make_shared<pqpool::Pool>(wanted(options, "options").options));
         made->pool->start();
-        made->pool->wait_opened();
+        pqpool::blocking::wait_opened(*made->pool);
         *pool = made.release();
     });
 }
@@ -263,7 +264,7 @@ void pqpool_free(pqpool_pool* pool) {
 int32_t pqpool_acquire(pqpool_pool* pool, const pqpool_acquire_options* options, pqpool_lease* lease) {
     return guarded([&] {
         wanted(lease, "lease");
-        *lease = pool_of(pool).acquire(request_of(options));
+        *lease = pqpool::blocking::acquire(pool_of(pool), request_of(options));
     });
 }
 
@@ -273,7 +274,8 @@ int32_t pqpool_execute(pqpool_pool* pool, pqpool_lease lease, const pqpool_state
         wanted(result, "result");
         const auto s = arguments_of(statement);
         auto made = std::make_unique<pqpool_result>();  // before the statement runs, for want of memory
-        give(pool_of(pool).execute(lease, s.sql, s.parameters.data(), s.parameters.size(), s.format, s.timeout),
+        give(pqpool::blocking::execute(pool_of(pool), lease, s.sql, s.parameters.data(), s.parameters.size(), s.format,
+                                       s.timeout),
              made.get());
         *result = made.release();
     });
@@ -285,8 +287,8 @@ int32_t pqpool_run(pqpool_pool* pool, const pqpool_acquire_options* options, con
         wanted(result, "result");
         const auto s = arguments_of(statement);
         auto made = std::make_unique<pqpool_result>();
-        give(pool_of(pool).run(request_of(options), s.sql, s.parameters.data(), s.parameters.size(), s.format,
-                               s.timeout),
+        give(pqpool::blocking::run(pool_of(pool), request_of(options), s.sql, s.parameters.data(), s.parameters.size(),
+                                   s.format, s.timeout),
              made.get());
         *result = made.release();
     });
@@ -310,7 +312,7 @@ int32_t pqpool_lease_transaction_status(pqpool_pool* pool, pqpool_lease lease, i
 int32_t pqpool_lease_pgconn(pqpool_pool* pool, pqpool_lease lease, struct pg_conn** connection) {
     return guarded([&] {
         wanted(connection, "connection");
-        *connection = pool_of(pool).raw_connection(lease);
+        *connection = pqpool::blocking::raw_connection(pool_of(pool), lease);
     });
 }
 

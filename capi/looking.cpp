@@ -73,7 +73,7 @@ int32_t pqpool_get_health(pqpool_pool* pool, pqpool_health* health) {
         health->status = static_cast<int32_t>(report.health);
         health->state = static_cast<int32_t>(report.state);
         health->behind_pooler = report.behind_pooler;
-        health->database = report.database;
+        health->database = report.database();
         health->total_connections = s.total_connections;
         health->idle_connections = s.idle_connections;
         health->active_connections = s.active_connections;

@@ -85,12 +85,6 @@ def breaches_in(name: str, text: str) -> Iterator[str]:
         yield f"{name}: {lines} lines, more than {LONGEST}. Split it by what it decides."
 
 
-# To be taken apart, both.
-IN_A_CIRCLE = {("core/run/completion_queue", "core/run/pool")}
-# A class that needs two files is two classes.
-IN_SEVERAL_FILES = {"CompletionQueue", "Pool"}
-
-
 def classes_of(text: str) -> set[str]:
     """Those whose functions are written out in a source file."""
     return set(re.findall(r"^(?:[\w:<>&*,\[\]]+ )*[&*]*([A-Z]\w*)::~?\w+\(", text, re.MULTILINE))
@@ -107,7 +101,7 @@ def breaches_between(texts: dict[str, str]) -> Iterator[str]:
         units.setdefault(unit, set()).update({header.rsplit(".", 1)[0] for header in headers} - {unit})
     for unit, others in units.items():
         for other in sorted(others):
-            if unit < other and unit in units[other] and (unit, other) not in IN_A_CIRCLE:
+            if unit < other and unit in units[other]:
                 yield f"{unit} and {other} include each other: one of them knows too much"
     homes: dict[str, set[str]] = {}
     for name, text in texts.items():
@@ -115,10 +109,8 @@ def breaches_between(texts: dict[str, str]) -> Iterator[str]:
             for one in classes_of(text):
                 homes.setdefault(one, set()).add(name)
     for one, files in sorted(homes.items()):
-        if len(files) > 1 and one not in IN_SEVERAL_FILES:
+        if len(files) > 1:
             yield f"{one} stands in {', '.join(sorted(files))}: a class that needs two files is two classes"
-        elif len(files) == 1 and one in IN_SEVERAL_FILES:
-            yield f"{one} is in one file now: strike it off IN_SEVERAL_FILES"
 
 
 def source_files() -> Iterator[Path]:

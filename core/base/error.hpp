@@ -54,6 +54,15 @@ class Error : public std::exception {
 Error error_under_way() noexcept;
 Error error_of(ErrorKind kind, const char* text) noexcept;
 
+// For what tells of something and is not the thing, such as a line of the log: without memory it is left out.
+template <class Body>
+void best_effort(Body&& body) noexcept {
+    try {
+        body();
+    } catch (const std::exception&) {
+    }
+}
+
 // What an SQLSTATE means for a connection attempt: whether trying again can help.
 bool is_final_for_connect(std::string_view sqlstate);
 

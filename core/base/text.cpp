@@ -159,6 +159,12 @@ std::string on_one_line(std::string_view text) {
     return out;
 }
 
+std::string rounded_seconds(double seconds) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.4g", seconds);
+    return text;
+}
+
 void append_json(std::string& out, std::string_view text) {
     static constexpr std::string_view kShort = "\b\t\n\f\r\"\\", kLetters = "btnfr\"\\";
     out += '"';

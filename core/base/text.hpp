@@ -31,6 +31,9 @@ void copy_text(char* to, std::size_t size, std::string_view from, Cut cut);
 // tab another, and other control characters (C0, DEL, C1) become escapes such as \x1b.
 std::string on_one_line(std::string_view text);
 
+// A length of time as messages show it, with four digits at most.
+std::string rounded_seconds(double seconds);
+
 // Quoted for JSON, all on one line: control characters and line separators are escaped, what is not UTF-8 is replaced.
 void append_json(std::string& out, std::string_view text);
 

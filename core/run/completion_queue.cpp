@@ -13,7 +13,7 @@ constexpr std::uint64_t kIndexBits = 24;
 class CompletionQueue::InCall {
   public:
     explicit InCall(CompletionQueue& queue) : queue_(queue) {
-        if (this_thread() != queue.owner_)
+        if (this_thread() != queue.inbox_.thread())
             throw Error(ErrorKind::invalid_argument,
                         "the completion queue is used by another thread than its own. Suggestion: open one queue in "
                         "each thread");
@@ -48,8 +48,8 @@ class CompletionQueue::Submission {
     bool kept_ = false;
 };
 
-CompletionQueue::CompletionQueue(std::shared_ptr<Pool> pool) : pool_(std::move(pool)), owner_(this_thread()) {
-    poller_.watch(wakeup_->fd(), Poller::kRead, kWakeKey);
+CompletionQueue::CompletionQueue(std::shared_ptr<Pool> pool) : pool_(std::move(pool)) {
+    poller_.watch(inbox_.wakeup()->fd(), Poller::kRead, kWakeKey);
     poller_.make_timer(kTimerKey);
 }
 
@@ -60,14 +60,13 @@ CompletionQueue::~CompletionQueue() {
         pool_->take_back(*operation.waiting);
         operation.waits_for_pool = false;
     }
-    pool_->forget(*this);
+    pool_->forget(inbox_);
     // From here on nothing comes from the pool any more. What it granted last, and what others released, is among
     // these.
-    answered_ = {};
-    inbox_full_ = false;
-    for (std::size_t at = 0; Lease* lease = pool_->next_lease_of(*this, at);) {
+    inbox_.drop();
+    for (std::size_t at = 0; Lease* lease = pool_->next_lease_of(inbox_, at);) {
         lease->handle.store(0);
-        release_here(*lease);
+        on_release(*lease);
     }
 }
 
@@ -133,7 +132,7 @@ std::uint64_t CompletionQueue::acquire(const AcquireRequest& request, void* user
 // True where the pool had a connection at once; else the operation waits for one.
 bool CompletionQueue::ask(AsyncOperation& operation, const AcquireRequest& request) {
     Waiting& waiting = operation.waiting.emplace();
-    waiting.queue = this;
+    waiting.queue = &inbox_;
     waiting.operation = &operation;
     operation.waits_for_pool = !pool_->ask(request, waiting);
     return !operation.waits_for_pool;
@@ -162,7 +161,8 @@ std::uint64_t CompletionQueue::execute(LeaseHandle handle, std::string_view sql,
                                        std::size_t count, ResultFormat format, Nanos timeout, void* user_data) {
     const InCall in_call(*this);
     Lease& lease = pool_->find_lease(handle);
-    if (lease.queue != this) throw Error(ErrorKind::invalid_argument, "the lease was not acquired through this queue");
+    if (lease.queue != &inbox_)
+        throw Error(ErrorKind::invalid_argument, "the lease was not acquired through this queue");
     if (lease.operation)
         throw Error(ErrorKind::busy,
                     "another statement is under way on this lease. Suggestion: await it, or acquire one lease for each "
@@ -178,7 +178,7 @@ std::uint64_t CompletionQueue::await_opened(void* user_data) {
     Submission submission(*this, AsyncOperation::Kind::opening, user_data);
     Waiting& waiting = submission.operation.waiting.emplace();
     waiting.what = Waiting::For::opening;
-    waiting.queue = this;
+    waiting.queue = &inbox_;
     waiting.operation = &submission.operation;
     pool_->ask_opened(waiting);
     return submission.keep();
@@ -189,7 +189,7 @@ std::uint64_t CompletionQueue::shut_down(Nanos timeout, void* user_data) {
     Submission submission(*this, AsyncOperation::Kind::shutdown, user_data);
     Waiting& waiting = submission.operation.waiting.emplace();
     waiting.what = Waiting::For::shutdown;
-    waiting.queue = this;
+    waiting.queue = &inbox_;
     waiting.operation = &submission.operation;
     pool_->ask_shutdown(timeout, waiting);
     return submission.keep();
@@ -234,7 +234,7 @@ void CompletionQueue::replace(AsyncOperation& operation) {
     Lease& lease = operation.operation.lease();
     unwatch(lease);
     Waiting& waiting = operation.waiting.emplace();
-    waiting.queue = this;
+    waiting.queue = &inbox_;
     waiting.operation = &operation;
     try {
         if (!pool_->ask_replacement(lease, waiting, operation.operation.deadline())) {
@@ -334,12 +334,43 @@ void CompletionQueue::abandon(AsyncOperation& operation) {
     Connection* connection = lease.connection.get();
     try {
         if (connection && connection->is_busy() && !connection->has_cancel())
-            pool_->keeper().send_cancel(connection->make_cancel(), wakeup_);
+            pool_->keeper().send_cancel(connection->make_cancel(), inbox_.wakeup());
     } catch (...) {
         connection->break_off();  // else the next statement would meet this one's answer
     }
     operation.operation.fail(Error(ErrorKind::cancelled, ""));
     if (operation.kind != AsyncOperation::Kind::execute) let_go(lease);
+}
+
+// Unless somebody has released it already.
+void CompletionQueue::let_go(Lease& lease) {
+    if (lease.handle.exchange(0) != 0) on_release(lease);
+}
+
+void CompletionQueue::on_release(Lease& lease) {
+    while (lease.operation && lease.operation->waits_for_pool && !pool_->take_back(*lease.operation->waiting))
+        take_inbox();
+    if (AsyncOperation* operation = lease.operation) {
+        operation->waits_for_pool = false;
+        abandon(*operation);
+        complete(*operation, 0,
+                 Result(error_of(ErrorKind::cancelled, "the lease was released while the statement was under way")));
+    }
+    unwatch(lease);
+    const Inbox::OwnRelease own(inbox_);
+    pool_->release_owned(lease);
+}
+
+void CompletionQueue::take_inbox() {
+    while (!inbox_.is_empty()) {
+        auto [answers, releases, is_parked] = inbox_.take();
+        while (Waiting* waiting = answers.pop()) answered(*waiting->operation);
+        while (Lease* lease = releases) {
+            releases = lease->next_to_release;
+            on_release(*lease);
+        }
+        if (is_parked) pool_->unpark(inbox_);
+    }
 }
 
 // An edge-triggered loop is told once of what is ready, so all of it is taken. Where that has no end, the wake-up tells
@@ -348,13 +379,13 @@ void CompletionQueue::poll(Nanos deadline) {
     constexpr int kEvents = 64, kRounds = 32;
     const InCall in_call(*this);
     std::uint64_t keys[kEvents];
-    if (first_ready_ || inbox_full_.load(std::memory_order_relaxed)) deadline = 0;
+    if (first_ready_ || !inbox_.is_empty()) deadline = 0;
     for (int round = 0; round < kRounds; round++, deadline = 0) {
         const int count = poller_.wait(keys, kEvents, deadline);
         more_ = count == kEvents;
         for (int i = 0; i < count; i++) {
             if (keys[i] == kWakeKey) {
-                wakeup_->clear();
+                inbox_.wakeup()->clear();
                 if (settling_ == 0) continue;
                 for (auto& operation : operations_)  // a cancel request was sent, perhaps one that these wait for
                     if (operation.active && operation.settles) go_on(operation);
@@ -418,20 +449,20 @@ void CompletionQueue::expire() {
         const bool acquires = operation.kind == AsyncOperation::Kind::acquire;
         abandon(operation);
         complete(operation, 0,
-                 Result(acquires ? pool_->acquire_timeout(operation.waiting->patience) : Pool::statement_timeout()));
+                 Result(acquires ? pool_->acquire_timeout(operation.waiting->patience) : statement_timeout()));
     }
     poller_.arm_timer(next);
     armed_ = next;
 }
 
 void CompletionQueue::follow_log() {
-    pool_->log().listen(this, [wakeup = wakeup_] { wakeup->wake(); });
+    pool_->log().listen(this, [wakeup = inbox_.wakeup()] { wakeup->wake(); });
     wake();
 }
 
 Completion* CompletionQueue::first() {
     const InCall in_call(*this);
-    if (inbox_full_.load(std::memory_order_relaxed)) take_inbox();
+    if (!inbox_.is_empty()) take_inbox();
     return first_ready_ ? &first_ready_->completion : nullptr;
 }
 

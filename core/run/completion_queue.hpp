@@ -1,7 +1,7 @@
 // The caller-driven side: one pollable descriptor, under which acquires and statements make progress on the caller's
 // own thread.
 //
-// A queue belongs to the thread that uses it; only deliver(), release() and wake() may come from others, and the
+// A queue belongs to the thread that uses it; only wake() may come from others, what reaches its inbox, and the
 // destructor, while no call is under way. What the owner's own calls complete does not make the descriptor readable:
 // take completions with first() until there is none before waiting.
 //
@@ -12,9 +12,9 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
-#include <mutex>
 #include <vector>
 
+#include "core/run/inbox.hpp"
 #include "core/run/operation.hpp"
 #include "core/run/pool.hpp"
 
@@ -43,10 +43,10 @@ struct AsyncOperation {
     Operation operation;
 };
 
-class CompletionQueue {
+class CompletionQueue final : private Inbox::Owner {
   public:
     explicit CompletionQueue(std::shared_ptr<Pool> pool);
-    ~CompletionQueue();  // releases its leases; what is under way is dropped without a completion
+    ~CompletionQueue() override;  // releases its leases; what is under way is dropped without a completion
     CompletionQueue(const CompletionQueue&) = delete;
 
     int fd() const { return poller_.fd(); }
@@ -64,8 +64,6 @@ class CompletionQueue {
     std::uint64_t shut_down(Nanos timeout, void* user_data);
     // The submitted request completes with ErrorKind::cancelled, unless it has completed already. False where it has.
     bool cancel(std::uint64_t id);
-    // Any thread. The lease's handle is dead already, so that no two release it.
-    void release(Lease& lease);
 
     // Makes progress on every socket that is ready; waits for one until the deadline (0 = does not wait).
     void poll(Nanos deadline);
@@ -73,19 +71,8 @@ class CompletionQueue {
     Completion* first();
     void take_first();
     bool in_call() const { return in_call_.load(std::memory_order_acquire); }  // any thread
-    ThreadNumber thread() const { return owner_; }
-    void wake() { wakeup_->wake(); }  // any thread
-    void follow_log();                // wakes when the pool's log has a line
-
-    // ---- from the pool, under its lock ----
-    void deliver(Waiting& waiting);  // it has its answer
-    // What it was granted before then and has not taken is in `grants`, and it is told to ask again when it is polled.
-    // False where it has taken all.
-    bool take_stale(Nanos before, WaitingList& grants);
-    struct Told {
-        CompletionQueue* next = nullptr;
-        bool is_listed = false;
-    } told;
+    void wake() { inbox_.wakeup()->wake(); }                                   // any thread
+    void follow_log();                                                         // wakes when the pool's log has a line
 
   private:
     struct Watched {  // by slot
@@ -112,19 +99,16 @@ class CompletionQueue {
     void prepare(Lease& lease, Nanos deadline);
     void watch(Lease& lease, std::uint32_t what);
     void unwatch(Lease& lease);
-    bool is_releasing() const;  // on this thread, by a call of its own: it will look for what that grants it
-    void release_here(Lease& lease);
+    void on_release(Lease& lease) override;
     void let_go(Lease& lease);
     void on_socket(std::uint64_t key);
     void expire();
     void arm(Nanos deadline);
     void take_inbox();
-    void forget_release(const Lease& lease);
 
     const std::shared_ptr<Pool> pool_;
-    const std::shared_ptr<Wakeup> wakeup_ = std::make_shared<Wakeup>();
+    Inbox inbox_{*this};
     Poller poller_;
-    ThreadNumber owner_;
     Nanos armed_ = kNever;
     std::deque<AsyncOperation> operations_;
     AsyncOperation* free_ = nullptr;
@@ -133,13 +117,6 @@ class CompletionQueue {
     std::size_t settling_ = 0;
     bool more_ = false;  // a socket may hold more than was read from it
     std::atomic<bool> in_call_{false};
-
-    std::mutex mutex_;  // guards the inbox; taken under the pool's lock
-    WaitingList answered_;
-    Lease* to_release_ = nullptr;
-    Nanos untaken_since_ = 0;  // the first of the inbox
-    bool parked_ = false;      // its requests are with the pool until it is polled
-    std::atomic<bool> inbox_full_{false};
 };
 
 }  // namespace pqpool

@@ -32,6 +32,15 @@ std::string in_one_line(std::string text) {
 
 }  // namespace
 
+Keeper::Settings Keeper::settings_of(const Options& o) {
+    return {{.statement_cache_size = o.statement_cache_size,
+             .init_sql = o.init_sql,
+             .reset = o.reset == "always"  ? Residue::Reset::always
+                      : o.reset == "never" ? Residue::Reset::never
+                                           : Residue::Reset::automatic},
+            from_seconds(o.connect_timeout)};
+}
+
 Keeper::Keeper(KeeperClient& client, const ConnectPlan& plan, const Settings& settings)
     : client_(client),
       plan_(plan),

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/base/error.hpp"
+#include "core/base/options.hpp"
 #include "core/decide/pool_machine.hpp"
 #include "core/run/canceller.hpp"
 #include "core/run/poller.hpp"
@@ -40,6 +41,7 @@ class Keeper {
         Connection::Settings connection;
         Nanos connect_timeout;
     };
+    static Settings settings_of(const Options& options);
 
     Keeper(KeeperClient& client, const ConnectPlan& plan, const Settings& settings);
     ~Keeper();  // stop()

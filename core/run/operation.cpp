@@ -131,4 +131,10 @@ Error Operation::loss(bool unknown) const {
     return {unknown && lease_->needs_check ? ErrorKind::validation : ErrorKind::connection_lost, message};
 }
 
+Error statement_timeout() noexcept {
+    return error_of(ErrorKind::statement_timeout,
+                    "the statement took longer than its timeout and is being cancelled. Suggestion: raise "
+                    "command_timeout or this call's timeout, or make the statement faster");
+}
+
 }  // namespace pqpool

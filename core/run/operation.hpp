@@ -12,7 +12,7 @@ enum class Need {
     read,         // the lease's socket readable
     write,        // readable or writable
     settle,       // an earlier statement's cancel request sent, or the socket readable
-    replacement,  // another connection: Pool::replace(), then resume()
+    replacement,  // another connection: Pool::ask_replacement(), then resume()
 };
 
 class Operation {
@@ -51,5 +51,8 @@ class Operation {
     int attempts_ = 0;  // on this connection
     Result result_;
 };
+
+// What a statement that ran past its deadline ends with.
+Error statement_timeout() noexcept;
 
 }  // namespace pqpool

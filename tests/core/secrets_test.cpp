@@ -4,7 +4,8 @@
 #include <string>
 
 #include "core/base/options.hpp"
-#include "core/run/lease.hpp"
+#include "core/run/statement_peek.hpp"
+#include "core/wire/connect_plan.hpp"
 
 using namespace pqpool;
 
