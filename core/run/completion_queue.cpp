@@ -6,7 +6,6 @@ namespace pqpool {
 
 namespace {
 constexpr std::uint64_t kWakeKey = UINT64_MAX, kTimerKey = UINT64_MAX - 1;
-constexpr std::uint64_t kIndexBits = 24;
 }  // namespace
 
 // A call of the owner's, from its first line to its last.
@@ -30,9 +29,9 @@ class CompletionQueue::InCall {
 class CompletionQueue::Submission {
   public:
     Submission(CompletionQueue& queue, AsyncOperation::Kind kind, void* user_data)
-        : operation(queue.new_operation(kind, user_data)), queue_(queue) {}
+        : operation(queue.operations_.add(kind, user_data)), queue_(queue) {}
     ~Submission() {
-        if (!kept_) queue_.free_operation(operation);
+        if (!kept_) queue_.operations_.free(operation);
     }
     Submission(const Submission&) = delete;
 
@@ -70,45 +69,6 @@ CompletionQueue::~CompletionQueue() {
     }
 }
 
-AsyncOperation& CompletionQueue::new_operation(AsyncOperation::Kind kind, void* user_data) {
-    if (!free_) {
-        free_ = &operations_.emplace_back();
-        free_->index = static_cast<std::uint32_t>(operations_.size() - 1);
-    }
-    AsyncOperation& operation = *free_;
-    free_ = operation.next;
-    operation.next = nullptr;
-    operation.kind = kind;
-    operation.active = true;
-    operation.waits_for_pool = operation.settles = false;
-    operation.completion = {std::uint64_t{++operation.generation} << kIndexBits | operation.index, user_data, 0, {}};
-    operation.waiting.reset();
-    return operation;
-}
-
-AsyncOperation* CompletionQueue::find(std::uint64_t id) {
-    const auto index = id & ((std::uint64_t{1} << kIndexBits) - 1);
-    if (index >= operations_.size()) return nullptr;
-    AsyncOperation& operation = operations_[index];
-    return operation.active && operation.completion.id == id ? &operation : nullptr;
-}
-
-void CompletionQueue::free_operation(AsyncOperation& operation) {
-    operation.active = operation.waits_for_pool = false;
-    operation.next = free_;
-    free_ = &operation;
-}
-
-void CompletionQueue::complete(AsyncOperation& operation, LeaseHandle lease, Result result) {
-    if (operation.settles) settling_--;
-    operation.active = operation.settles = operation.waits_for_pool = false;
-    operation.completion.lease = lease;
-    operation.completion.result = std::move(result);
-    operation.next = nullptr;
-    (last_ready_ ? last_ready_->next : first_ready_) = &operation;
-    last_ready_ = &operation;
-}
-
 std::uint64_t CompletionQueue::acquire(const AcquireRequest& request, void* user_data, LeaseHandle& lease) {
     const InCall in_call(*this);
     Submission submission(*this, AsyncOperation::Kind::acquire, user_data);
@@ -120,7 +80,7 @@ std::uint64_t CompletionQueue::acquire(const AcquireRequest& request, void* user
         return submission.keep();
     }
     try {
-        watch(found, 0);
+        sockets_.add(found);
     } catch (...) {
         let_go(found);
         throw;
@@ -203,16 +163,13 @@ void CompletionQueue::go_on(AsyncOperation& operation, bool readable) {
         if (lease.connection && !operation.operation.is_done()) prepare(lease, operation.operation.deadline());
         need = operation.operation.resume();
         if (need == Need::write)
-            watch(lease, Poller::kRead | Poller::kWrite);
+            sockets_.watch(lease, Poller::kRead | Poller::kWrite);
         else if (need == Need::read || need == Need::settle)
-            watch(lease, Poller::kRead);
+            sockets_.watch(lease, Poller::kRead);
     } catch (...) {
         need = operation.operation.break_off(error_under_way());
     }
-    if (operation.settles != (need == Need::settle)) {
-        operation.settles = !operation.settles;
-        settling_ += operation.settles ? 1 : -1;
-    }
+    operations_.set_settles(operation, need == Need::settle);
     if (need == Need::replacement) return replace(operation);
     if (need != Need::nothing) {
         more_ |= readable;
@@ -222,17 +179,17 @@ void CompletionQueue::go_on(AsyncOperation& operation, bool readable) {
     Result result = operation.operation.take_result();
     if (lease.connection && lease.connection->is_lost())
         pool_->note_lost(lease, result.error() && result.error()->kind == ErrorKind::validation);
-    if (operation.kind == AsyncOperation::Kind::execute) return complete(operation, 0, std::move(result));
+    if (operation.kind == AsyncOperation::Kind::execute) return operations_.complete(operation, 0, std::move(result));
     const LeaseHandle handle = lease.handle.load(std::memory_order_relaxed);
     if (operation.kind == AsyncOperation::Kind::acquire && !result.error())
-        return complete(operation, handle, Result());
+        return operations_.complete(operation, handle, Result());
     let_go(lease);
-    complete(operation, 0, std::move(result));
+    operations_.complete(operation, 0, std::move(result));
 }
 
 void CompletionQueue::replace(AsyncOperation& operation) {
     Lease& lease = operation.operation.lease();
-    unwatch(lease);
+    sockets_.leave(lease);
     Waiting& waiting = operation.waiting.emplace();
     waiting.queue = &inbox_;
     waiting.operation = &operation;
@@ -250,7 +207,7 @@ void CompletionQueue::replace(AsyncOperation& operation) {
 void CompletionQueue::granted(AsyncOperation& operation) {
     Lease& lease = *operation.waiting->lease;
     try {
-        watch(lease, 0);
+        sockets_.add(lease);
         if (operation.kind == AsyncOperation::Kind::run)
             return begin(operation, lease, true, pool_->statement_deadline(operation.statement_timeout));
         if (pool_->checks_before_grant() && lease.needs_check)
@@ -258,9 +215,9 @@ void CompletionQueue::granted(AsyncOperation& operation) {
     } catch (...) {
         Result failure(error_under_way());
         let_go(lease);
-        return complete(operation, 0, std::move(failure));
+        return operations_.complete(operation, 0, std::move(failure));
     }
-    complete(operation, lease.handle.load(std::memory_order_relaxed), Result());
+    operations_.complete(operation, lease.handle.load(std::memory_order_relaxed), Result());
 }
 
 // The pool has answered what the operation waits for.
@@ -271,58 +228,39 @@ void CompletionQueue::answered(AsyncOperation& operation) {
         if (waiting.error) operation.operation.fail(std::move(*waiting.error));
         return go_on(operation);
     }
-    if (waiting.error) return complete(operation, 0, Result(std::move(*waiting.error)));
+    if (waiting.error) return operations_.complete(operation, 0, Result(std::move(*waiting.error)));
     if (waiting.what == Waiting::For::acquire) return granted(operation);
-    complete(operation, 0, Result());
+    operations_.complete(operation, 0, Result());
 }
 
 // Had before anything is sent: the socket stands in the set, and the timer is set.
 void CompletionQueue::prepare(Lease& lease, Nanos deadline) {
     arm(deadline);  // the timer passes over operations that wait for the pool, so it may have gone off meanwhile
     if (!lease.connection) return;
-    watch(lease, 0);
-    if (watched_[lease.slot.index].what == 0) watch(lease, Poller::kRead);
-}
-
-// The socket of a lease of this queue. what 0: only remember whose it is; the descriptor joins the set with the first
-// statement.
-void CompletionQueue::watch(Lease& lease, std::uint32_t what) {
-    const SlotId slot = lease.slot;
-    if (slot.index >= watched_.size()) watched_.resize(slot.index + 1);
-    Watched& watched = watched_[slot.index];
-    const int fd = lease.connection->fd();
-    if (watched.generation != slot.generation || watched.fd != fd) watched = {slot.generation, fd, 0, nullptr};
-    watched.lease = &lease;
-    if (what == 0 || watched.what == what) return;
-    poller_.watch(fd, what | Poller::kHangUp, std::uint64_t{slot.index} << 32 | slot.generation);
-    watched.what = what;
-}
-
-void CompletionQueue::unwatch(Lease& lease) {
-    if (lease.slot.index < watched_.size() && watched_[lease.slot.index].lease == &lease)
-        watched_[lease.slot.index].lease = nullptr;
+    sockets_.keep_watching(lease);
 }
 
 bool CompletionQueue::cancel(std::uint64_t id) {
     const InCall in_call(*this);
-    AsyncOperation* operation = find(id);
+    AsyncOperation* operation = operations_.find(id);
     if (!operation || operation->kind == AsyncOperation::Kind::opening ||
         operation->kind == AsyncOperation::Kind::shutdown)
         return false;
     while (operation->waits_for_pool && !pool_->take_back(*operation->waiting)) {
         take_inbox();  // its answer is there already
-        operation = find(id);
+        operation = operations_.find(id);
         if (!operation) return false;
     }
     operation->waits_for_pool = false;
     if (operation->kind != AsyncOperation::Kind::execute &&
         operation->operation.is_done()) {  // it waited for a connection
-        complete(*operation, 0, Result(error_of(ErrorKind::cancelled, "the acquire was cancelled")));
+        operations_.complete(*operation, 0, Result(error_of(ErrorKind::cancelled, "the acquire was cancelled")));
         return true;
     }
     abandon(*operation);
-    complete(*operation, 0,
-             Result(error_of(ErrorKind::cancelled, "the statement was cancelled; whether it took effect is unknown")));
+    operations_.complete(
+        *operation, 0,
+        Result(error_of(ErrorKind::cancelled, "the statement was cancelled; whether it took effect is unknown")));
     return true;
 }
 
@@ -353,10 +291,11 @@ void CompletionQueue::on_release(Lease& lease) {
     if (AsyncOperation* operation = lease.operation) {
         operation->waits_for_pool = false;
         abandon(*operation);
-        complete(*operation, 0,
-                 Result(error_of(ErrorKind::cancelled, "the lease was released while the statement was under way")));
+        operations_.complete(
+            *operation, 0,
+            Result(error_of(ErrorKind::cancelled, "the lease was released while the statement was under way")));
     }
-    unwatch(lease);
+    sockets_.leave(lease);
     const Inbox::OwnRelease own(inbox_);
     pool_->release_owned(lease);
 }
@@ -379,14 +318,14 @@ void CompletionQueue::poll(Nanos deadline) {
     constexpr int kEvents = 64, kRounds = 32;
     const InCall in_call(*this);
     std::uint64_t keys[kEvents];
-    if (first_ready_ || !inbox_.is_empty()) deadline = 0;
+    if (operations_.first_completed() || !inbox_.is_empty()) deadline = 0;
     for (int round = 0; round < kRounds; round++, deadline = 0) {
         const int count = poller_.wait(keys, kEvents, deadline);
         more_ = count == kEvents;
         for (int i = 0; i < count; i++) {
             if (keys[i] == kWakeKey) {
                 inbox_.wakeup()->clear();
-                if (settling_ == 0) continue;
+                if (!operations_.any_settles()) continue;
                 for (auto& operation : operations_)  // a cancel request was sent, perhaps one that these wait for
                     if (operation.active && operation.settles) go_on(operation);
             } else if (keys[i] == kTimerKey) {
@@ -402,19 +341,9 @@ void CompletionQueue::poll(Nanos deadline) {
 }
 
 void CompletionQueue::on_socket(std::uint64_t key) {
-    const auto index = static_cast<std::uint32_t>(key >> 32);
-    if (index >= watched_.size()) return;
-    Watched& watched = watched_[index];
-    if (watched.generation != static_cast<std::uint32_t>(key)) return;
-    if (!watched.lease || !watched.lease->connection) {  // somebody else has the connection now
-        const int fd = watched.fd;
-        watched = {};
-        // It may be closed by now, and its number that of another connection that this queue watches.
-        if (std::none_of(watched_.begin(), watched_.end(), [fd](const Watched& w) { return w.fd == fd; }))
-            poller_.forget(fd);
-        return;
-    }
-    Lease& lease = *watched.lease;
+    Lease* const found = sockets_.lease_of(key);
+    if (!found) return;
+    Lease& lease = *found;
     if (lease.operation) return go_on(*lease.operation, true);
     // Nothing is under way: what is left of a cancelled statement, a notice, or the end.
     Connection& connection = *lease.connection;
@@ -425,8 +354,7 @@ void CompletionQueue::on_socket(std::uint64_t key) {
     }
     more_ = true;
     if (!connection.is_lost()) return;
-    poller_.forget(watched.fd);
-    watched.what = 0;
+    sockets_.forget(lease);
     pool_->note_lost(lease);
 }
 
@@ -448,8 +376,8 @@ void CompletionQueue::expire() {
         }
         const bool acquires = operation.kind == AsyncOperation::Kind::acquire;
         abandon(operation);
-        complete(operation, 0,
-                 Result(acquires ? pool_->acquire_timeout(operation.waiting->patience) : statement_timeout()));
+        operations_.complete(
+            operation, 0, Result(acquires ? pool_->acquire_timeout(operation.waiting->patience) : statement_timeout()));
     }
     poller_.arm_timer(next);
     armed_ = next;
@@ -463,14 +391,10 @@ void CompletionQueue::follow_log() {
 Completion* CompletionQueue::first() {
     const InCall in_call(*this);
     if (!inbox_.is_empty()) take_inbox();
-    return first_ready_ ? &first_ready_->completion : nullptr;
+    AsyncOperation* const operation = operations_.first_completed();
+    return operation ? &operation->completion : nullptr;
 }
 
-void CompletionQueue::take_first() {
-    AsyncOperation& operation = *first_ready_;
-    first_ready_ = operation.next;
-    if (!first_ready_) last_ready_ = nullptr;
-    free_operation(operation);
-}
+void CompletionQueue::take_first() { operations_.free_first_completed(); }
 
 }  // namespace pqpool

@@ -10,38 +10,14 @@
 
 #include <atomic>
 #include <cstdint>
-#include <deque>
 #include <memory>
-#include <vector>
 
+#include "core/run/async_operations.hpp"
 #include "core/run/inbox.hpp"
-#include "core/run/operation.hpp"
+#include "core/run/lease_sockets.hpp"
 #include "core/run/pool.hpp"
 
 namespace pqpool {
-
-struct Completion {
-    std::uint64_t id = 0;
-    void* user_data = nullptr;
-    LeaseHandle lease = 0;  // of a granted acquire
-    Result result;          // of a statement; on failure the error
-};
-
-// Holds its own completion, so that what was submitted can always be completed.
-struct AsyncOperation {
-    enum class Kind { acquire, execute, run, opening, shutdown };
-    Kind kind = Kind::acquire;
-    bool active = false;          // under way: neither free nor completed
-    bool waits_for_pool = false;  // its Waiting is registered with the pool
-    bool settles = false;
-    std::uint32_t index = 0;
-    std::uint32_t generation = 0;
-    Completion completion;
-    AsyncOperation* next = nullptr;  // among the free ones, or among the completed
-    std::optional<Waiting> waiting;
-    Nanos statement_timeout = 0;  // of a run, until it has its lease
-    Operation operation;
-};
 
 class CompletionQueue final : private Inbox::Owner {
   public:
@@ -75,20 +51,9 @@ class CompletionQueue final : private Inbox::Owner {
     void follow_log();                                                         // wakes when the pool's log has a line
 
   private:
-    struct Watched {  // by slot
-        std::uint32_t generation = 0;
-        int fd = -1;
-        std::uint32_t what = 0;
-        Lease* lease = nullptr;  // while it is this queue's
-    };
-
     class InCall;
     class Submission;
 
-    AsyncOperation& new_operation(AsyncOperation::Kind kind, void* user_data);
-    AsyncOperation* find(std::uint64_t id);
-    void free_operation(AsyncOperation& operation);
-    void complete(AsyncOperation& operation, LeaseHandle lease, Result result);
     void go_on(AsyncOperation& operation, bool readable = false);
     void replace(AsyncOperation& operation);
     void answered(AsyncOperation& operation);
@@ -97,8 +62,6 @@ class CompletionQueue final : private Inbox::Owner {
     void begin(AsyncOperation& operation, Lease& lease, bool has_statement, Nanos deadline);
     void abandon(AsyncOperation& operation);
     void prepare(Lease& lease, Nanos deadline);
-    void watch(Lease& lease, std::uint32_t what);
-    void unwatch(Lease& lease);
     void on_release(Lease& lease) override;
     void let_go(Lease& lease);
     void on_socket(std::uint64_t key);
@@ -110,11 +73,8 @@ class CompletionQueue final : private Inbox::Owner {
     Inbox inbox_{*this};
     Poller poller_;
     Nanos armed_ = kNever;
-    std::deque<AsyncOperation> operations_;
-    AsyncOperation* free_ = nullptr;
-    AsyncOperation *first_ready_ = nullptr, *last_ready_ = nullptr;
-    std::vector<Watched> watched_;
-    std::size_t settling_ = 0;
+    LeaseSockets sockets_{poller_};
+    AsyncOperations operations_;
     bool more_ = false;  // a socket may hold more than was read from it
     std::atomic<bool> in_call_{false};
 };
