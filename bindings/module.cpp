@@ -1,6 +1,8 @@
 // The module _pqpool: the C interface for Python. Knows pqpool.h and nothing of the core.
 #include <pybind11/pybind11.h>
 
+#include <vector>
+
 #include "driver.hpp"
 
 namespace py = pybind11;
@@ -399,13 +401,44 @@ PYBIND11_MODULE(_pqpool_of_main_interpreter, m) {
 
 }  // namespace pqpool_python
 
+namespace {
+
 // The types here, asyncio's functions and pybind11's registry are one set for the process, and belong to its main
 // interpreter. In another one, pybind11 waits for ever for a lock that this very thread holds.
-extern "C" PYBIND11_EXPORT PyObject* PyInit__pqpool() {
-    if (PyInterpreterState_Get() == PyInterpreterState_Main())
-        return pqpool_python::PyInit__pqpool_of_main_interpreter();
+bool is_main_interpreter() {
+    if (PyInterpreterState_Get() == PyInterpreterState_Main()) return true;
     PyErr_SetString(PyExc_ImportError,
                     "pqpool cannot be imported in a second interpreter of one process. Suggestion: use it in the main "
                     "interpreter (mod_wsgi: WSGIApplicationGroup %{GLOBAL}; uWSGI: single-interpreter = true)");
-    return nullptr;
+    return false;
+}
+
+int refuse_second_interpreter(PyObject*) { return is_main_interpreter() ? 0 : -1; }
+
+// Puts the refusal in front of pybind11's slots. From 3.13 on Python calls PyInit in the main interpreter, whoever
+// imports, and only the slots in the one that does; its own refusal of isolated interpreters knows no cure.
+void refuse_first(PyModuleDef& definition) {
+    static std::vector<PyModuleDef_Slot> slots;
+    if (!slots.empty()) return;
+    slots.push_back({Py_mod_exec, reinterpret_cast<void*>(&refuse_second_interpreter)});
+    for (const PyModuleDef_Slot* slot = definition.m_slots; slot && slot->slot; ++slot) {
+#ifdef Py_mod_multiple_interpreters
+        if (slot->slot == Py_mod_multiple_interpreters) continue;
+#endif
+        slots.push_back(*slot);
+    }
+#ifdef Py_mod_multiple_interpreters
+    slots.push_back({Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED});
+#endif
+    slots.push_back({0, nullptr});
+    definition.m_slots = slots.data();
+}
+
+}  // namespace
+
+extern "C" PYBIND11_EXPORT PyObject* PyInit__pqpool() {
+    if (!is_main_interpreter()) return nullptr;
+    PyObject* made = pqpool_python::PyInit__pqpool_of_main_interpreter();
+    if (made) refuse_first(*reinterpret_cast<PyModuleDef*>(made));
+    return made;
 }

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from pqpool.throwaway import ThrowawayServer
 from support.pools import named, sessions_of
 from support.wait import wait_until
@@ -22,16 +24,22 @@ def run_python(program: str, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def test_a_second_interpreter_is_refused_with_the_cure() -> None:
+@pytest.mark.parametrize("isolated", [True, False])
+@pytest.mark.parametrize("imported", [True, False])
+def test_a_second_interpreter_is_refused_with_the_cure(isolated: bool, imported: bool) -> None:
+    """Isolated, and one that shares the process's lock, as mod_wsgi makes them."""
     program = """
+import faulthandler, sys
+isolated, imported = "isolated" in sys.argv, "imported" in sys.argv
 try:
     import _interpreters as interpreters
+    made = interpreters.create("isolated" if isolated else "legacy")
 except ImportError:
     import _xxsubinterpreters as interpreters
-import faulthandler
-import pqpool
+    made = interpreters.create(isolated=isolated)
+if imported:
+    import pqpool
 faulthandler.dump_traceback_later(20.0, exit=True)
-made = interpreters.create()
 interpreters.run_string(made, '''
 try:
     import pqpool
@@ -39,10 +47,10 @@ except ImportError as error:
     print("refused:", error, flush=True)
 ''')
 interpreters.destroy(made)
-import asyncio
+import asyncio, pqpool
 print("end", flush=True)
 """
-    code, output = run_python(program)
+    code, output = run_python(program, "isolated" * isolated, "imported" * imported)
     assert code == 0, output
     assert "refused: pqpool cannot be imported in a second interpreter" in output
     assert "mod_wsgi" in output
@@ -80,7 +88,7 @@ def test_a_daemon_that_closed_its_descriptors_uses_the_pool_and_keeps_its_own_fi
 ) -> None:
     """The numbers of the parent's sockets name the child's files by then."""
     program = """
-import asyncio, os, sys
+import asyncio, os, sys, warnings
 from pqpool import ConnectionPoolManager, PoolConfig
 pool = ConnectionPoolManager(PoolConfig(sys.argv[1], min_size=3, max_size=4))
 loop = asyncio.new_event_loop()
@@ -88,6 +96,7 @@ loop.run_until_complete(pool.initialize())
 async def hold():
     return await pool.acquire()
 held = loop.run_until_complete(hold())
+warnings.simplefilter("ignore")  # of a fork() beside threads, from 3.12 on
 child = os.fork()
 if child == 0:
     os.closerange(3, 256)
