@@ -494,7 +494,9 @@ def test_what_waits_for_its_step_is_served_by_a_declared_nested_loop(database_ur
         loop.close()
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of what an interrupt kept from its release
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore:coroutine .* was never awaited"
+)  # of what it cut off
 def test_interrupts_at_any_place_reach_the_caller_and_lose_no_wake_up(database_url: str) -> None:
     """A timer's signal, again and again, while tasks hand connections round."""
     callbacks = gc.callbacks[:]

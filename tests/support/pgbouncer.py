@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -16,9 +15,21 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pqpool.throwaway import ThrowawayServer, free_port
 
-__all__ = ["PgBouncer"]
+__all__ = ["PgBouncer", "pgbouncer_version"]
 
 _START_LIMIT = 10.0
+
+
+def _program() -> str:
+    program = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
+    if not os.access(program, os.X_OK):
+        raise FileNotFoundError("pgbouncer is missing. Install Debian's package of that name.")
+    return program
+
+
+def pgbouncer_version() -> tuple[int, ...]:
+    said = subprocess.check_output([_program(), "--version"], text=True)
+    return tuple(int(number) for number in said.split()[1].split("."))
 
 
 class PgBouncer:
@@ -27,9 +38,7 @@ class PgBouncer:
     def __init__(
         self, server: ThrowawayServer, mode: str, server_connections: int, **settings: str | int
     ) -> None:
-        program = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
-        if not os.access(program, os.X_OK):
-            raise FileNotFoundError("pgbouncer is missing. Install Debian's package of that name.")
+        program = _program()
         self.port = free_port()
         self._program = program
         self._server = server
@@ -84,7 +93,8 @@ class PgBouncer:
     def stop(self) -> None:
         """End it at once, with every session through it."""
         if self._process is not None:
-            self._process.send_signal(signal.SIGTERM)
+            # SIGTERM lets the clients end by themselves from 1.23 on.
+            self._process.kill()
             self._process.wait()
             self._process = None
             shutil.rmtree(self._folder, ignore_errors=True)
