@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import Any, Literal
 from urllib.parse import quote
 
-__all__ = ["StopMode", "ThrowawayServer", "ThrowawayServerError", "free_port"]
+__all__ = ["StopMode", "ThrowawayServer", "ThrowawayServerError", "find_binaries", "free_port"]
 
 StopMode = Literal["smart", "fast", "immediate"]
 
@@ -53,6 +53,7 @@ class ThrowawayServer:
     server as that user. Everybody is trusted unless `hba` says otherwise. Durability is switched off: an
     immediate stop may lose committed rows only if the machine itself goes down.
 
+    The programs are those of the folder that PQPOOL_PG_BINDIR names, else the newest PostgreSQL found.
     Use it as a context manager, or call `start` and `close`. `close` also runs at interpreter exit.
     """
 
@@ -227,7 +228,7 @@ class ThrowawayServer:
         return self._directory
 
     def _create(self) -> None:
-        self._bindir = _find_binaries()
+        self._bindir = find_binaries()
         account = _account_to_run_as()
         directory = Path(tempfile.mkdtemp(prefix="pqpool-server-", dir=_parent_folder()))
         self._directory = directory
@@ -334,8 +335,15 @@ def free_port() -> int:
     raise ThrowawayServerError("No TCP port is free on 127.0.0.1.")
 
 
-def _find_binaries() -> Path:
+def find_binaries() -> Path:
     """The folder with initdb and postgres, which distributions keep off the PATH."""
+    if named := os.environ.get("PQPOOL_PG_BINDIR"):
+        if _has_server(Path(named)):
+            return Path(named)
+        raise ThrowawayServerError(
+            f"PQPOOL_PG_BINDIR is {named!r}, a folder without initdb, postgres and psql. "
+            "Suggestion: name one that has them, such as /usr/lib/postgresql/17/bin, or unset it."
+        )
     folders = []
     if pg_config := shutil.which("pg_config"):
         done = subprocess.run([pg_config, "--bindir"], capture_output=True, text=True)
@@ -344,13 +352,16 @@ def _find_binaries() -> Path:
     folders += sorted(installed, key=lambda path: _version_of(path.parent.name), reverse=True)
     if initdb := shutil.which("initdb"):
         folders.append(Path(initdb).resolve().parent)
-    for folder in folders:
-        if all((folder / name).is_file() for name in ("initdb", "postgres", "psql")):
-            return folder
+    for folder in filter(_has_server, folders):
+        return folder
     raise ThrowawayServerError(
         "PostgreSQL's server is not installed: no folder has initdb, postgres and psql. Suggestion: install "
         "the package postgresql (Debian: apt-get install postgresql), or give a database URL."
     )
+
+
+def _has_server(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in ("initdb", "postgres", "psql"))
 
 
 def _version_of(name: str) -> int:
