@@ -14,16 +14,10 @@ import pytest
 
 from pqpool import ConnectionPoolError, ConnectionPoolManager, PoolInitializationError, QueryError
 from pqpool.throwaway import ThrowawayServer
-from support.pgbouncer import PgBouncer, pgbouncer_version
+from support.pgbouncer import PgBouncer
 from support.pools import open_pool
 
 MODES = ["session", "transaction"]
-# From 1.21 on it keeps account of the names, and ends a client that prepares one again without a Close.
-names_again = pytest.mark.xfail(
-    pgbouncer_version() >= (1, 21),
-    reason="names are given back by DEALLOCATE, which PgBouncer does not see",
-    strict=True,
-)
 
 
 @pytest.fixture(params=MODES)
@@ -128,14 +122,13 @@ async def test_a_transaction_is_never_failed_by_a_name(pool):
         await asyncio.gather(*(work(number) for number in range(20)))
 
 
-@names_again
 async def test_statements_that_fell_out_of_the_cache_are_prepared_again(few):
     async with open_pool(few.url, min_size=1, max_size=1, statement_cache_size=2) as pool:
+        # PgBouncer from 1.21 on ends a client that prepares a name again without a Close.
         for text in ["SELECT 1", "SELECT 2", "SELECT 3"] * 3:
             assert [await pool.fetchval(text) for _ in range(3)] == [int(text[-1])] * 3
 
 
-@names_again
 async def test_a_column_whose_type_changes_gives_the_new_value(pool, server):
     server.sql("CREATE TABLE changing (a int); INSERT INTO changing VALUES (5)")
     try:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pqpool.throwaway import ThrowawayServer, free_port
 
-__all__ = ["PgBouncer", "pgbouncer_version"]
+__all__ = ["PgBouncer"]
 
 _START_LIMIT = 10.0
 
@@ -25,11 +25,6 @@ def _program() -> str:
     if not os.access(program, os.X_OK):
         raise FileNotFoundError("pgbouncer is missing. Install Debian's package of that name.")
     return program
-
-
-def pgbouncer_version() -> tuple[int, ...]:
-    said = subprocess.check_output([_program(), "--version"], text=True)
-    return tuple(int(number) for number in said.split()[1].split("."))
 
 
 class PgBouncer:
