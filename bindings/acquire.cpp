@@ -143,8 +143,7 @@ PyObject* acquire_exit(PyObject* object, PyObject* const*, Py_ssize_t) {
 
 PyMethodDef acquire_methods[] = {
     {"__aenter__", acquire_enter, METH_NOARGS, "An awaitable of the connection."},
-    {"__aexit__", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(acquire_exit)), METH_FASTCALL,
-     "Gives the connection back."},
+    {"__aexit__", slot<PyCFunction>(acquire_exit), METH_FASTCALL, "Gives the connection back."},
     {"throw", acquire_throw, METH_VARARGS, "Raises in the wait, as a coroutine's throw does."},
     {"close", acquire_close, METH_NOARGS, "Ends the wait."},
     {nullptr, nullptr, 0, nullptr},

@@ -75,7 +75,7 @@ void write_group(char* to, unsigned group) {
 
 Ref numeric_digits(const NumericHeader& header, const char* groups) {
     auto group = [&](int place) -> unsigned {
-        return place < 0 || place >= header.count ? 0 : big_endian<uint16_t>(groups + 2 * place);
+        return place < 0 || place >= header.count ? 0 : big_endian<uint16_t>(groups + 2L * place);
     };
     const std::size_t whole = header.weight < 0 ? 1 : (static_cast<std::size_t>(header.weight) + 1) * kGroupDigits;
     const std::size_t room = 1 + whole + 1 + header.scale + kGroupDigits;  // a fraction's last group may be cut
@@ -126,7 +126,7 @@ Ref numeric_of(Reader in) {
     const char* groups = nullptr;
     in.take(in.left(), groups);
     for (int i = 0; i < header.count; i++)
-        if (big_endian<uint16_t>(groups + 2 * i) > 9999) return malformed(kNumeric, "a digit is out of bounds");
+        if (big_endian<uint16_t>(groups + 2L * i) > 9999) return malformed(kNumeric, "a digit is out of bounds");
     return numeric_digits(header, groups);
 }
 
@@ -198,7 +198,7 @@ void write_ipv4(std::string& text, const unsigned char* bytes) {
 // As PostgreSQL writes it: the first of the longest runs of zero words is "::", and an embedded IPv4 address stays one.
 void write_ipv6(std::string& text, const unsigned char* bytes) {
     unsigned words[8];
-    for (int i = 0; i < 8; i++) words[i] = static_cast<unsigned>(bytes[2 * i] << 8 | bytes[2 * i + 1]);
+    for (int i = 0; i < 8; i++) words[i] = static_cast<unsigned>(bytes[2L * i] << 8 | bytes[2L * i + 1]);
     int zeros = 0, begin = -1, longest = 1;  // a single zero word is written
     for (int i = 0; i < 8; i++) {
         zeros = words[i] == 0 ? zeros + 1 : 0;

@@ -106,7 +106,7 @@ Ref uuid_from(std::string_view text) {
 
 Ref char_from(std::string_view text) {  // older servers send a byte beyond ASCII as it is
     if (text.size() != 1 || static_cast<unsigned char>(text[0]) < 128) return strict_text(text.data(), text.size());
-    return decode_binary(kChar, text.data(), 1);
+    return decode_binary(kChar, text.data(), text.size());
 }
 
 // ---- arrays: {1,NULL,"a \"quoted\" one",{…}} ----

@@ -34,6 +34,7 @@ class Cursor {
         std::size_t digits = 0;
         while (digits < left_.size() && is_digit(left_[digits])) digits++;
         if (digits < least || digits > most) return false;
+        // NOLINTNEXTLINE(bugprone-suspicious-stringview-data-usage): with its end
         if (std::from_chars(left_.data(), left_.data() + digits, out).ec != std::errc()) return false;
         left_.remove_prefix(digits);
         return true;
@@ -72,7 +73,7 @@ bool read_time(Cursor& in, int64_t& us) {  // HH:MM:SS.ffffff
     if (!in.number(hours, 2, 2) || !in.skip(':') || !in.number(minutes, 2, 2) || !in.skip(':') ||
         !in.number(seconds, 2, 2) || !in.fraction(fraction) || minutes > 59 || seconds > 59)
         return false;
-    us = (hours * 3600LL + minutes * 60 + seconds) * 1'000'000 + fraction;
+    us = (hours * 3600LL + minutes * 60LL + seconds) * 1'000'000 + fraction;
     return us <= kDay;
 }
 

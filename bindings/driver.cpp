@@ -122,7 +122,8 @@ Ref acquire(Driver* driver, PyObject* timeout, PyObject* leak_timeout) {
     Stack stack;
     if (driver->keeps_stacks || leak_timeout != Py_None) stack.take();
     // Most acquires need no answer; the one prepared for this one serves the next.
-    if (!driver->spare && !(driver->spare = new_answer(driver, Mode::acquire).release())) return {};
+    if (!driver->spare) driver->spare = new_answer(driver, Mode::acquire).release();
+    if (!driver->spare) return {};
     Answer* answer = answer_of(driver->spare);
     pqpool_lease handle = 0;
     const int32_t status = pqpool_acquire_async(driver->queue, &options, answer, &answer->id, &handle);

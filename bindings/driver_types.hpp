@@ -198,7 +198,8 @@ bool add_reader_type(PyObject* module);
 bool add_acquire_type(PyObject* module);
 
 template <class To = void*, class Function>
-To slot(Function function) {
+To slot(Function function) noexcept {
+    // NOLINTNEXTLINE(bugprone-casting-through-void): Python's tables hold functions of several kinds as one
     return reinterpret_cast<To>(reinterpret_cast<void*>(function));
 }
 

@@ -352,6 +352,7 @@ Ref error_of_result(int32_t status, const pqpool_result* result) {
                       }).get());
 }
 
+// NOLINTNEXTLINE(bugprone-exception-escape): pybind11's guard allocates nothing on a thread that holds the GIL
 PoolHandle::~PoolHandle() {
     if (!pool) return;
     const py::gil_scoped_release released;
@@ -436,6 +437,7 @@ void refuse_first(PyModuleDef& definition) {
 
 }  // namespace
 
+// NOLINTNEXTLINE(bugprone-reserved-identifier): Python makes this name of the module's
 extern "C" PYBIND11_EXPORT PyObject* PyInit__pqpool() {
     if (!is_main_interpreter()) return nullptr;
     PyObject* made = pqpool_python::PyInit__pqpool_of_main_interpreter();

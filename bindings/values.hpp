@@ -55,10 +55,10 @@ namespace pqpool_python {
 
 enum Oid : uint32_t {
     kUnknown = 0,
-#define X(enumerator, name, oid, array) enumerator = oid,
+#define X(enumerator, name, oid, array) enumerator = (oid),
     PQPOOL_TYPES_WITH_ARRAY(X)
 #undef X
-#define X(enumerator, name, oid) enumerator = oid,
+#define X(enumerator, name, oid) enumerator = (oid),
         PQPOOL_TYPES_ALONE(X)
 #undef X
 };

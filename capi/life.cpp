@@ -8,7 +8,7 @@
 
 namespace pqpool::capi {
 
-#define X(name, status, meaning) static_assert(static_cast<std::int32_t>(ErrorKind::name) == status);
+#define X(name, status, meaning) static_assert(static_cast<std::int32_t>(ErrorKind::name) == (status));
 PQPOOL_ERROR_KINDS(X)
 #undef X
 static_assert(PQPOOL_CONFIGURATION == static_cast<int>(ErrorKind::configuration) &&

@@ -30,7 +30,7 @@ namespace pqpool {
     X(internal, -17, "out of memory, or a defect of the pool")
 
 enum class ErrorKind : std::int32_t {
-#define X(name, status, meaning) name = status,
+#define X(name, status, meaning) name = (status),
     PQPOOL_ERROR_KINDS(X)
 #undef X
 };

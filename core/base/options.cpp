@@ -218,11 +218,14 @@ void Options::set_from_variable(std::string_view name, std::string_view value) {
     if (!value.empty()) set(name, value);
 }
 
+// NOLINTBEGIN(concurrency-mt-unsafe): it only reads; a caller that changes the environment meanwhile breaks every
+// reader
 void Options::set_from_environment() {
     if (const char* url = std::getenv("DATABASE_URL")) set_from_variable("database_url", url);
     for (const auto& info : option_list())
         if (const char* value = std::getenv(variable_of(info.name).c_str())) set_from_variable(info.name, value);
 }
+// NOLINTEND(concurrency-mt-unsafe)
 
 std::string Options::problems() const {
     std::string all;

@@ -7,7 +7,7 @@ namespace pqpool {
 
 void LatencyHistogram::add(Nanos value) {
     const auto v = static_cast<std::uint64_t>(std::max<Nanos>(value, 1 << kLowestPower));
-    const int power = std::bit_width(v) - 1;
+    const int power = static_cast<int>(std::bit_width(v)) - 1;
     const auto step = (v >> (power - 3)) & 7;
     const auto index = static_cast<std::size_t>(power - kLowestPower) * 8 + step;
     buckets_[std::min(index, buckets_.size() - 1)]++;

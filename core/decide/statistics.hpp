@@ -89,7 +89,7 @@ class LatencyHistogram {
   private:
     static constexpr int kLowestPower = 6;  // 64 ns
     static constexpr int kPowers = 36;
-    std::array<std::uint64_t, kPowers * 8> buckets_{};
+    std::array<std::uint64_t, std::size_t{kPowers} * 8> buckets_{};
     std::uint64_t total_ = 0;
 };
 

@@ -4,7 +4,6 @@
 #include <signal.h>
 
 #include <condition_variable>
-#include <cstring>
 #include <list>
 #include <mutex>
 #include <system_error>
@@ -113,7 +112,7 @@ std::thread start_thread(const char* name, std::function<void()> body) {
         });
     } catch (const std::system_error& e) {
         throw Error(ErrorKind::internal,
-                    std::string("the thread ") + name + " could not be started: " + std::strerror(e.code().value()) +
+                    std::string("the thread ") + name + " could not be started: " + e.code().message() +
                         ". Suggestion: raise the limit on processes and threads (ulimit -u, or pids.max of the "
                         "control group), or free memory");
     }

@@ -17,6 +17,7 @@ namespace pqpool {
 namespace {
 
 // In whole microseconds, so that whoever rounds to those writes the same time.
+// NOLINTNEXTLINE(bugprone-integer-division)
 double unix_time_now() { return static_cast<double>(read_clock(CLOCK_REALTIME) / kMicrosecond) / 1e6; }
 
 std::string iso_8601(double unix_time) {
@@ -71,7 +72,7 @@ LogContext& LogContext::add(std::string_view name, std::int64_t number) {
 
 Log::Log(LogLevel level, const std::string& path, const std::string& pool) : level_(level), pool_(pool) {
     if (path.empty()) return;
-    constexpr std::size_t kMegabyte = 1024 * 1024;
+    constexpr std::size_t kMegabyte = 1024UL * 1024;
     try {
         auto sink = std::make_shared<spdlog::sinks::rotating_file_sink_mt>(path, 100 * kMegabyte, 5);
         file_ = std::make_shared<spdlog::logger>("pqpool", std::move(sink));

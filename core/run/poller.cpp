@@ -9,7 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <climits>
-#include <cstring>
+#include <system_error>
 
 #include "core/base/error.hpp"
 
@@ -23,7 +23,8 @@ int checked(int result, const char* what) {
     const char* cure = error == EMFILE || error == ENFILE ? "raise the limit on open files (ulimit -n)"
                        : error == ENOSPC                  ? "raise fs.epoll.max_user_watches"
                                                           : "free memory, or raise the limit on it";
-    throw Error(ErrorKind::internal, std::string(what) + " failed: " + std::strerror(error) + ". Suggestion: " + cure);
+    throw Error(ErrorKind::internal,
+                std::string(what) + " failed: " + std::generic_category().message(error) + ". Suggestion: " + cure);
 }
 
 // Rounded up, so that a wait never ends just before its deadline.

@@ -10,7 +10,7 @@ namespace pqpool {
 
 namespace {
 
-const Options& checked(const Options& options) {
+Options checked(const Options& options) {
     if (const std::string problems = options.problems(); !problems.empty())
         throw Error(ErrorKind::configuration, problems);
     return options;

@@ -10,7 +10,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
-#include <cstring>
+#include <system_error>
 
 #include "core/base/error.hpp"
 #include "core/base/text.hpp"
@@ -107,7 +107,8 @@ Connection::~Connection() {
 void Connection::own_descriptor() {
     own_fd_ = fcntl(fd_, F_DUPFD_CLOEXEC, 0);
     if (own_fd_ < 0)
-        throw Error(ErrorKind::internal, std::string("a socket could not be duplicated: ") + std::strerror(errno) +
+        throw Error(ErrorKind::internal, std::string("a socket could not be duplicated: ") +
+                                             std::generic_category().message(errno) +
                                              ". Suggestion: raise the limit on open files (ulimit -n)");
     fd_ = own_fd_;
     struct stat socket;

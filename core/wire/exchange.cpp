@@ -23,8 +23,11 @@ void Exchange::clear() {
 }
 
 bool Exchange::is_since_sync(Purpose purpose) const {
-    for (std::size_t i = front_; i-- > 0 && items_[i].purpose != Purpose::sync;)
-        if (items_[i].purpose == purpose) return true;
+    for (std::size_t i = front_; i > 0; i--) {
+        const Purpose one = items_[i - 1].purpose;
+        if (one == purpose) return true;
+        if (one == Purpose::sync) return false;
+    }
     return false;
 }
 

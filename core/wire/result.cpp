@@ -44,7 +44,7 @@ bool Columns::all_types_have_binary_form() const {
 Result::Answer::~Answer() {
     for (char* chunk = newest_chunk; chunk;) {
         char* before;
-        std::memcpy(&before, chunk, sizeof before);
+        std::memcpy(static_cast<void*>(&before), chunk, sizeof before);
         delete[] std::exchange(chunk, before);
     }
 }
@@ -54,7 +54,7 @@ char* Result::Answer::take(std::size_t size) {
     if (static_cast<std::size_t>(chunk_end - at) < size) {
         const std::size_t whole = std::max(next_chunk, kAlignment + size);
         char* chunk = new char[whole];
-        std::memcpy(chunk, &newest_chunk, sizeof newest_chunk);
+        std::memcpy(chunk, static_cast<const void*>(&newest_chunk), sizeof newest_chunk);
         newest_chunk = chunk;
         at = chunk + kAlignment;
         chunk_end = chunk + whole;
