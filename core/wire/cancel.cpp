@@ -17,6 +17,10 @@ class CancelRequest::Way {
   public:
     explicit Way(pg_conn* pg) : cancel_(PQcancelCreate(pg)) {
         if (!cancel_) throw std::bad_alloc();
+        if (PQcancelStatus(cancel_) != CONNECTION_BAD) return;
+        // Half made, for want of memory: PQcancelReset would let it be started all the same, and libpq crash.
+        PQcancelFinish(cancel_);
+        throw std::bad_alloc();
     }
     ~Way() { PQcancelFinish(cancel_); }
     Way(const Way&) = delete;
