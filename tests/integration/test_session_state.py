@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
@@ -221,8 +220,11 @@ async def leave(connection: Connection, statements: tuple[str, ...]) -> int:
     """Runs the statements, whose failures are part of it; the session they ran on."""
     backend = int(await connection.fetchval("SELECT pg_backend_pid()"))
     for statement in statements:
-        with contextlib.suppress(QueryError):
+        try:
             await connection.execute(statement)
+        except QueryError as error:
+            if "unsupported XML feature" in str(error):
+                pytest.skip("this PostgreSQL is built without libxml")
     return backend
 
 

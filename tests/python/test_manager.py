@@ -311,6 +311,8 @@ async def test_statistics_hold_together_under_load(database_url: str) -> None:
             for n in range(20):
                 async with pool.acquire() as conn:
                     assert await conn.fetchval("SELECT $1::int", n) == n
+                    # A fast server would do with fewer connections.
+                    await wait_until_async(lambda: pool.get_statistics().peak_active_connections == 4)
 
         async def look() -> int:
             count = 0
