@@ -28,7 +28,9 @@ FOLDER = Path(os.environ.get("PQPOOL_BUILD") or ROOT / "build").resolve() / "eve
 # The core's tests do not see the Python.
 PYTEST = ["python", "-m", "pytest", "-c", "pyproject.toml", "--rootdir", "."]
 SUITES = ["tests/python", "tests/integration"]
-LINES_SHOWN = 60
+# What says in the words of gcc, Meson, pytest and ./dev that something is wrong.
+TELLING = re.compile(r"^(FAILED|ERROR)\b|\bFAIL\b|\bTIMEOUT\b|\berror:|^E: |: wrong: ")
+LINES_SHOWN = 30
 PATIENCE = 20.0  # for servers that are stopped on the way out
 
 
@@ -83,6 +85,11 @@ def run_group(command: list[str], environment: dict[str, str], output: IO[bytes]
             os.killpg(child.pid, signal.SIGKILL)
             child.wait()
         raise
+
+
+def gist(lines: list[str]) -> str:
+    telling = [line for line in lines[:-LINES_SHOWN] if TELLING.search(line)]
+    return "\n".join([*telling[:LINES_SHOWN], *lines[-LINES_SHOWN:]])
 
 
 def minor_of(program: str) -> tuple[int, int] | None:
@@ -192,7 +199,7 @@ def main(words: list[str]) -> int:
         failed |= not passed
         lines.append(f"{place.name}: {'pass' if passed else 'FAIL'}, {time.monotonic() - start:.0f} s")
         if not passed:
-            print("\n".join(place.log.read_text(errors="replace").splitlines()[-LINES_SHOWN:]), flush=True)
+            print(gist(place.log.read_text(errors="replace").splitlines()), flush=True)
             say(f"all of it: {place.log}")
     print("\n".join(lines), flush=True)
     return 1 if failed else 0
