@@ -49,15 +49,17 @@ async def status(manager: ConnectionPoolManager) -> str:
 @contextmanager
 def frozen(server: ThrowawayServer) -> Iterator[None]:
     """The server's processes stand still, as on a machine that hangs: nothing is closed or answered."""
+    os.kill(server.pid, signal.SIGSTOP)  # first, so that it makes and reaps none of the others meanwhile
     children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
     family = [server.pid, *map(int, children)]
-    for process in family:
+    for process in family[1:]:
         os.kill(process, signal.SIGSTOP)
     try:
         yield
     finally:
         for process in family:
-            os.kill(process, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):  # one that had ended, and was reaped just now
+                os.kill(process, signal.SIGCONT)
 
 
 @contextmanager
