@@ -254,13 +254,13 @@ async def test_an_answer_out_of_place_fails_the_statement_and_ends_the_connectio
         async with open_pool(server.url, validation=validation) as pool:
             for connections in (1, 2, 3):
                 async with pool.acquire() as connection:
-                    assert await connection.fetchval("SELECT 2") == 1
+                    assert await connection.fetchval("SELECT 2") == 2
                     with pytest.raises(ConnectionPoolError, match=UNKNOWN):
                         await connection.fetchval("SELECT x", timeout=2.0)
                     with pytest.raises(ConnectionPoolError, match="it was not executed"):
                         await connection.fetchval("SELECT 2")
                 assert server.connections == connections
-            assert await pool.fetchval("SELECT 3") == 1
+            assert await pool.fetchval("SELECT 3") == 3
 
 
 @pytest.mark.parametrize("method", ["fetch", "fetchrow", "fetchval", "execute"])
@@ -285,7 +285,7 @@ async def test_what_is_left_over_is_not_the_next_statements_answer():
             async with pool.acquire() as connection:
                 with pytest.raises(ConnectionPoolError):
                     await connection.fetchval("SELECT x")
-            assert await pool.fetchval("SELECT 3") == 1
+            assert await pool.fetchval("SELECT 3") == 3
 
 
 async def test_a_farewell_between_statements_is_not_an_answer():
@@ -296,7 +296,7 @@ async def test_a_farewell_between_statements_is_not_an_answer():
     with FakeServer(lambda sql: leave if sql == "SELECT x" else None) as server:
         async with open_pool(server.url) as pool:
             assert await pool.fetchval("SELECT x") == 1
-            assert await pool.fetchval("SELECT 2") == 1
+            assert await pool.fetchval("SELECT 2") == 2
 
 
 async def test_floods_are_not_kept():
