@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import select
 import socket
 import struct
 import threading
@@ -158,6 +157,7 @@ class Session:
         self.key = b""  # by which a cancel request names it
         self.is_open = False  # the login is over
         self.lock = threading.Lock()  # whoever sends
+        self.asked: list[str] = []  # since it last sent
         self._server = server
         self._out: list[bytes] = []
         self._status = b"I"
@@ -207,10 +207,14 @@ class Session:
                 self.socket.sendall(b"".join(messages))
             else:
                 send(self, messages)
+            self.asked.clear()
 
     def _has_more(self) -> bool:
         """Requests of one packet are answered in one, so that `send` sees all that the client waits for."""
-        return bool(select.select([self.socket], [], [], 0)[0])
+        try:
+            return bool(self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            return False
 
     def _take(self, kind: bytes, body: bytes) -> None:
         if kind == b"S":
@@ -245,6 +249,7 @@ class Session:
             raise _Refused("42P05", words, "StorePreparedStatement")
         text = sql.decode("utf-8", "replace")
         self._server.asked.append(text)
+        self.asked.append(text)
         (count,) = struct.unpack_from("!h", rest)
         self._statements[name] = _Statement(text, struct.unpack_from(f"!{count}I", rest, 2))
         self._out.append(message(b"1"))
@@ -335,6 +340,7 @@ class Session:
 
     def _run_script(self, text: str) -> None:
         self._server.asked.append(text)
+        self.asked.append(text)
         for sql in [one.strip() for one in text.split(";") if one.strip()] or [""]:
             portal = _Portal(_Statement(sql))
             given = self._answer(portal)
@@ -405,6 +411,7 @@ class FakeServer:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self._open: dict[bytes, Session] = {}
         self._accepted: set[socket.socket] = set()
+        self._failures: list[Exception] = []  # of the test's functions, or over what the client sent
 
     @property
     def url(self) -> str:
@@ -430,6 +437,8 @@ class FakeServer:
         for one in list(self._accepted):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
+        if kind is None and self._failures:
+            raise self._failures[0]
 
     def _accept(self) -> None:
         while True:
@@ -445,6 +454,8 @@ class FakeServer:
         try:
             with contextlib.suppress(Ended, OSError), client:
                 self._serve(client)
+        except Exception as failure:
+            self._failures.append(failure)
         finally:
             self._accepted.discard(client)
 
