@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import struct
 import time
 
 import pytest
 
+from pqpool import ConnectionPoolError
 from support.fake_server import (
     Ended,
+    FakeServer,
     Session,
     command_complete,
     data_row,
     error,
     message,
+    notice,
+    parameters,
     ready,
     reset,
 )
@@ -25,6 +30,7 @@ from support.hostile_stage import (
     MARK,
     MARKED,
     ORDINARY,
+    QUICK,
     TYPES,
     ask,
     ask_marked,
@@ -37,6 +43,7 @@ from support.hostile_stage import (
     stage,
     with_extra,
 )
+from support.pools import open_pool
 
 # ---- messages too many, too few ----
 
@@ -123,6 +130,53 @@ async def test_messages_in_another_order_are_an_error_of_that_statement_alone():
         await is_refused(shuffle)
 
     await in_parallel(list(itertools.permutations(range(6)))[1:], run)
+
+
+ANOTHER = [message(b"1"), message(b"2"), TYPES, data_row([b"66"]), command_complete(), ready()]
+LEFT_OVER = {
+    "whole": ANOTHER,
+    "by name": ANOTHER[1:],
+    "by name, its columns known": [ANOTHER[1], *ANOTHER[3:]],
+    "row and end": ANOTHER[3:],
+    "of a simple query": ANOTHER[2:],
+    "twice": ANOTHER * 2,
+    "a check's and whole": [ANOTHER[1], TYPES, data_row([b"1"]), *ANOTHER[4:5], *ANOTHER],
+}
+IN_FRONT = {
+    "": b"",
+    "key data": message(b"K", b"\0\0\0\1four"),
+    "a notice": notice(S="NOTICE", V="NOTICE", C="00000", M="n"),
+    "a parameter": parameters(application_name="x"),
+    "a notification": message(b"A", b"\0\0\0\1c\0p\0"),
+    "Ready": ready(),
+    "a closing": message(b"3"),
+    "an error": ERROR,
+    "nothing's end": ERROR + ready(),
+    "COPY data": message(b"d", b"x"),
+}
+
+
+@pytest.mark.parametrize("validation", ["always", "blocking", "never"])
+async def test_a_whole_answer_behind_the_end_is_never_another_statements(validation):
+    """Behind the login, the first check, or any statement, in one packet with its end."""
+
+    async def run(case: tuple[str, str, int]) -> None:
+        extra = IN_FRONT[case[1]] + b"".join(LEFT_OVER[case[0]])
+        packets = itertools.count()
+
+        def send(session: Session, messages: list[bytes]) -> None:
+            said = b"".join(messages)
+            session.socket.sendall(said + extra if next(packets) == case[2] else said)
+
+        with FakeServer(send=send) as server, contextlib.suppress(ConnectionPoolError):
+            settings = {**QUICK, "min_size": 1, "max_size": 1, "statement_cache_size": 0}
+            async with open_pool(server.url, validation=validation, **settings) as pool:
+                for _ in range(4):
+                    with contextlib.suppress(ConnectionPoolError):
+                        await ask(pool)
+                await assert_recovered(pool)
+
+    await in_parallel(itertools.product(LEFT_OVER, IN_FRONT, range(6)), run, 30)
 
 
 # ---- wrong within ----

@@ -17,7 +17,18 @@ from pathlib import Path
 from random import Random
 from typing import Literal
 
-from pqpool import ConnectionPoolError, ConnectionPoolManager, PoolConfig
+from pqpool import (
+    ConnectionLostError,
+    ConnectionPoolError,
+    ConnectionPoolManager,
+    ConnectionValidationError,
+    InternalPoolError,
+    InvalidArgumentError,
+    PoolConfig,
+    PoolTimeoutError,
+    QueryError,
+    StatementTimeoutError,
+)
 from support.fake_server import FakeServer
 from support.hostile import Hostile
 
@@ -33,6 +44,15 @@ VALIDATIONS: list[Literal["always", "blocking", "never"]] = [
 ]
 LATE = 5.0  # beyond its timeouts, on a machine that is busy with many pools
 RECOVERY = 15.0
+EXPECTED = (
+    ConnectionLostError,
+    ConnectionValidationError,
+    InternalPoolError,  # of a value that cannot be read
+    InvalidArgumentError,  # of a transaction's end, where the server says that there is none
+    PoolTimeoutError,
+    QueryError,
+    StatementTimeoutError,
+)
 MOST_MEMORY = 300  # MB above the beginning
 LONGEST = 120.0  # for one seed
 
@@ -125,7 +145,7 @@ class Life:
                 await self._ways[way](pool)
             self._failures.note("answered")
             return True
-        except ConnectionPoolError as error:
+        except EXPECTED as error:
             self._failures.note(type(error).__name__)
         except Exception as error:
             self._fail(f"{way}: {type(error).__name__}: {str(error)[:200]}")

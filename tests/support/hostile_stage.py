@@ -143,7 +143,10 @@ async def assert_recovered(pool: ConnectionPoolManager, deadline: float = 12.0) 
                 raise one
         return not any(results)
 
-    await wait_until_async(sound, deadline)
+    limit = time.monotonic() + deadline
+    while not await sound():
+        assert time.monotonic() < limit, f"not recovered within {deadline} s"
+        await asyncio.sleep(0.01)
 
 
 Change = Callable[[list[bytes], int], list[bytes]]
