@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import fcntl
 import socket
+import ssl
 import struct
 import termios
 import threading
@@ -26,21 +27,27 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from pqpool.throwaway import free_port
-from support.wire import Direction, Mark, MarkKind, MessageParser, SessionWire, Traffic
+from support.wire import SSL_REQUEST, Direction, Mark, MarkKind, MessageParser, SessionWire, Traffic
 
 __all__ = ["Action", "Direction", "Fault", "FaultProxy", "Planner", "ProxiedConnection", "Traffic"]
 
 _T = TypeVar("_T")
 _CALL_LIMIT = 10.0
+_QUIET = 0.02
+_DEATH_LIMIT = 5.0
 
 
 class Action(Enum):
-    """What happens when a fault is due. Past its place nothing is forwarded; the other way only after END."""
+    """What happens when a fault is due. Past its place nothing is forwarded, but where it says so."""
 
     CUT = "cut"  # an orderly end: FIN to both sides
     END = "end"  # the server hears an orderly end; its answers to what it heard still pass, then its own end
     RESET = "reset"  # RST to both sides
+    DIE = "die"  # answers vanish, what the client says still passes; FIN when the server is done
+    DIE_RESET = "die-reset"  # the same with RST
     SWALLOW = "swallow"  # a black hole: bytes vanish, nothing is closed
+    DEAF = "deaf"  # half of one: what the client says vanishes, what the server says passes
+    MUTE = "mute"  # the other half: what the server says vanishes
     STALL = "stall"  # bytes are kept back until resume()
 
 
@@ -141,8 +148,10 @@ class ProxiedConnection:
         self._wire = SessionWire()
         self._parsers = {way: MessageParser(way, self._wire) for way in Direction}
         self._armed: _Armed | None = None
-        self._swallowing = False
-        self._ending = False
+        self._tls: _TlsEnd | None = None
+        self._swallowed: set[Direction] = set()
+        self._last_bytes = 0.0
+        self._dying: asyncio.Task[None] | None = None
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._task: asyncio.Task[None] | None = None
@@ -181,23 +190,51 @@ class ProxiedConnection:
         if action is Action.STALL:
             self._flowing.clear()
             return
+        if action in (Action.MUTE, Action.DEAF):
+            self._swallowed.add(Direction.TO_CLIENT if action is Action.MUTE else Direction.TO_SERVER)
+            return
+        if action in (Action.DIE, Action.DIE_RESET):
+            self._swallowed.add(Direction.TO_CLIENT)
+            self._dying = asyncio.ensure_future(self._die(action))
+            return
         if action is Action.END:
-            self._ending = True
+            self._swallowed.add(Direction.TO_SERVER)
             with contextlib.suppress(OSError):
                 self._server.shutdown(socket.SHUT_WR)
             return
-        self._swallowing = True
+        self._swallowed.update(Direction)
         self._flowing.set()
         if action is Action.CUT:
             # Only the sending side: closing a socket with bytes unread would send RST instead of FIN.
-            for end in (self._client, self._server):
-                with contextlib.suppress(OSError):
-                    end.shutdown(socket.SHUT_WR)
+            self._end_client()
+            with contextlib.suppress(OSError):
+                self._server.shutdown(socket.SHUT_WR)
         elif action is Action.RESET:
             _reset_on_close(self._client)
             _reset_on_close(self._server)
             if self._task is not None:
                 self._task.cancel()
+
+    async def _die(self, action: Action) -> None:
+        """Ends when everything that was said to the server has been answered, as far as can be seen."""
+        loop = asyncio.get_running_loop()
+        for _ in range(int(_DEATH_LIMIT / _QUIET)):
+            if loop.time() > self._last_bytes + _QUIET and not self._owes():
+                break
+            await asyncio.sleep(_QUIET)
+        self._strike(Action.CUT if action is Action.DIE else Action.RESET)
+
+    def _owes(self) -> bool:
+        """Whether the server has still to answer a Sync or a query; encrypted, nobody can tell."""
+        said = self._parsers[Direction.TO_SERVER].traffic.messages
+        heard = self._parsers[Direction.TO_CLIENT].traffic.messages
+        return not self._wire.is_opaque and said[b"S"] + said[b"Q"] >= heard[b"Z"]
+
+    def _end_client(self) -> None:
+        with contextlib.suppress(OSError):
+            if self._tls is not None and self._proxy.says_goodbye:
+                self._tls.say_goodbye()
+            self._client.shutdown(socket.SHUT_WR)
 
     async def serve(self, address: tuple[str, int], delay: float) -> None:
         self._task = asyncio.current_task()
@@ -207,6 +244,8 @@ class ProxiedConnection:
             await asyncio.sleep(delay)
             await loop.sock_connect(self._server, address)
             self._server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._proxy.tls_context is not None:
+                self._tls = await _TlsEnd.begin(self._client, self._proxy.tls_context)
             pumps = [asyncio.create_task(self._pump(way)) for way in Direction]
             await asyncio.gather(*pumps)
         except OSError:
@@ -215,6 +254,8 @@ class ProxiedConnection:
         except asyncio.CancelledError:
             pass
         finally:
+            if self._dying is not None:
+                pumps.append(self._dying)
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
@@ -224,13 +265,13 @@ class ProxiedConnection:
 
     async def _pump(self, direction: Direction) -> None:
         loop = asyncio.get_running_loop()
-        ends = (self._client, self._server)
-        source, target = ends if direction is Direction.TO_SERVER else reversed(ends)
+        target = self._server if direction is Direction.TO_SERVER else self._client
         parser = self._parsers[direction]
-        while data := await loop.sock_recv(source, 65536):
+        while data := await self._read(direction):
+            self._last_bytes = loop.time()
             marks = parser.feed(data)
             await self._flowing.wait()
-            if self._swallows(direction):
+            if direction in self._swallowed:
                 continue
             place = self._armed.place_in(direction, len(data), marks) if self._armed else None
             if place is not None and self._armed is not None:
@@ -238,33 +279,129 @@ class ProxiedConnection:
                 data = data[place:]
                 action = self._armed.fault.action
                 if action is Action.RESET:
-                    self._swallowing = True
+                    self._swallowed.update(Direction)
                     await _until_sent(target)
                 self._strike(action)
                 await self._flowing.wait()
-            if not self._swallows(direction):
+            if direction not in self._swallowed:
                 await self._send(target, data)
         await self._flowing.wait()
-        if not self._swallows(direction):
+        if direction in self._swallowed:
+            return
+        if direction is Direction.TO_CLIENT:
+            self._end_client()
+        else:
             with contextlib.suppress(OSError):
-                target.shutdown(socket.SHUT_WR)
+                self._server.shutdown(socket.SHUT_WR)
 
-    def _swallows(self, direction: Direction) -> bool:
-        return self._swallowing or (self._ending and direction is Direction.TO_SERVER)
+    async def _read(self, direction: Direction) -> bytes:
+        loop = asyncio.get_running_loop()
+        if direction is Direction.TO_CLIENT:
+            return await loop.sock_recv(self._server, 65536)
+        if self._tls is not None:
+            return await self._tls.read()
+        return await loop.sock_recv(self._client, 65536)
 
-    @staticmethod
-    async def _send(target: socket.socket, data: bytes) -> None:
-        if data:
+    async def _send(self, target: socket.socket, data: bytes) -> None:
+        if not data:
+            return
+        if target is self._client and self._tls is not None:
+            await self._tls.send(data)
+        else:
             await asyncio.get_running_loop().sock_sendall(target, data)
 
 
+class _TlsEnd:
+    """The server's end of a client's TLS, for a proxy that ends it. A client that asks for none has none."""
+
+    def __init__(self, line: socket.socket, context: ssl.SSLContext) -> None:
+        self._line = line
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._session = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._plain: bytes | None = None
+
+    @classmethod
+    async def begin(cls, line: socket.socket, context: ssl.SSLContext) -> _TlsEnd:
+        end = cls(line, context)
+        loop = asyncio.get_running_loop()
+        first = b""
+        while len(first) < 8 and (data := await loop.sock_recv(line, 8 - len(first))):
+            first += data
+        if first != struct.pack("!ii", 8, SSL_REQUEST):
+            end._plain = first  # a cancel request, which libpq sends unencrypted
+            return end
+        await loop.sock_sendall(line, b"S")
+        while True:
+            try:
+                end._session.do_handshake()
+                await end._flush()
+                return end
+            except ssl.SSLWantReadError:
+                await end._flush()
+                await end._fill()
+
+    async def read(self) -> bytes:
+        if self._plain is not None:
+            first, self._plain = self._plain, b""
+            return first or await asyncio.get_running_loop().sock_recv(self._line, 65536)
+        while True:
+            try:
+                return self._session.read(65536)
+            except ssl.SSLWantReadError:
+                await self._flush()
+                if not await self._fill():
+                    return b""
+            except ssl.SSLZeroReturnError:
+                return b""
+
+    async def send(self, data: bytes) -> None:
+        if self._plain is not None:
+            await asyncio.get_running_loop().sock_sendall(self._line, data)
+            return
+        self._session.write(data)
+        await self._flush()
+
+    def say_goodbye(self) -> None:
+        """TLS's close_notify."""
+        if self._plain is None:
+            with contextlib.suppress(ssl.SSLError):
+                self._session.unwrap()
+            self._line.send(self._outgoing.read())
+
+    async def _fill(self) -> bytes:
+        data = await asyncio.get_running_loop().sock_recv(self._line, 65536)
+        if data:
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
+        return data
+
+    async def _flush(self) -> None:
+        if self._outgoing.pending:
+            await asyncio.get_running_loop().sock_sendall(self._line, self._outgoing.read())
+
+
 class FaultProxy:
-    """The proxy: listens on a loopback port from `start` to `close`. Thread-safe."""
+    """The proxy: listens on a loopback port from `start` to `close`. Thread-safe.
+
+    A client's TLS passes through it, as bytes that tell nothing. With `tls_context` the proxy ends it and
+    speaks plainly to the server, so that faults find their messages; `says_goodbye`: its orderly ends begin
+    with close_notify.
+    """
 
     host = "127.0.0.1"
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        tls_context: ssl.SSLContext | None = None,
+        says_goodbye: bool = False,
+    ) -> None:
         self._target = (host, port)
+        self.tls_context = tls_context
+        self.says_goodbye = says_goodbye
         self._listener: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._connections: list[ProxiedConnection] = []

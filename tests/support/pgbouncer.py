@@ -35,6 +35,7 @@ class PgBouncer:
     ) -> None:
         program = _program()
         self.port = free_port()
+        self.server_port = server.port  # another one leads it through a proxy
         self._program = program
         self._server = server
         self._process: subprocess.Popen[bytes] | None = None
@@ -58,7 +59,7 @@ class PgBouncer:
         """Start it, again after a stop on the same port; blocks until it takes connections."""
         lines = [
             "[databases]",
-            f"* = host={self._server.host} port={self._server.port} user={self._server.superuser}",
+            f"* = host={self._server.host} port={self.server_port} user={self._server.superuser}",
         ]
         lines += ["[pgbouncer]", *(f"{name} = {value}" for name, value in self._settings.items())]
         self._folder = Path(tempfile.mkdtemp(prefix="pqpool-pgbouncer-"))

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
 
-_SSL_REQUEST = 80877103
+SSL_REQUEST = 80877103
 _GSS_REQUEST = 80877104
 _CANCEL_REQUEST = 80877102
 
@@ -111,7 +111,7 @@ class MessageParser:
         else:
             size, code = struct.unpack("!ii", self._header)
             self._body_left = size - 8
-            if code in (_SSL_REQUEST, _GSS_REQUEST):
+            if code in (SSL_REQUEST, _GSS_REQUEST):
                 self._wire.awaiting_negotiation += 1
             elif code == _CANCEL_REQUEST:
                 self._wire.is_cancel = True

@@ -1,0 +1,1 @@
+"""Proofs under faults: nothing is executed twice, and nothing is told wrongly. `./dev faults --help`."""
