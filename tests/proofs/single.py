@@ -20,7 +20,6 @@ from proofs.numbers import Numbers
 from proofs.stand import Route, Stand
 from proofs.ways import Way
 from support.fault_proxy import Action, Direction, Fault
-from support.pools import open_pool
 from support.wait import wait_until_async
 
 __all__ = ["ENDS", "HALF_DEAD", "Case", "Spot", "cases_of", "run_cases", "sizes"]
@@ -72,7 +71,7 @@ async def used_pool(
     route: Route, way: Way, uses: int, ledger: Ledger, numbers: Numbers, label: Label, limit: float
 ):
     """A pool of one connection on which the way was used so often."""
-    async with open_pool(route.url, timeout=20.0, command_timeout=limit, log_level="error") as pool:
+    async with route.opener(route.url, timeout=20.0, command_timeout=limit, log_level="error") as pool:
         if uses == 0:
             await pool.fetchval("SELECT 1")
         for _ in range(uses):

@@ -15,16 +15,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pqpool.throwaway import ThrowawayServer, ThrowawayServerError
+from proofs.c_pool import open_c_pool
 from proofs.ways import SCHEMA
 from support.fault_proxy import FaultProxy
 from support.pgbouncer import PgBouncer
-from support.pools import named
+from support.pools import named, open_pool
 from support.wait import wait_until
 
 __all__ = ["MODES", "Certificate", "Listener", "Route", "Stand"]
 
 APPLICATION = "proof"
 _ELSEWHERE = "elsewhere"
+_BY_C = "c-"
 
 MODES = {
     "plain": "proxy, server",
@@ -34,6 +36,7 @@ MODES = {
     "bouncer": "proxy, PgBouncer (transaction mode), server",
     "bouncer-session": "proxy, PgBouncer (session mode), server",
     "behind-bouncer": "PgBouncer (transaction mode), proxy, server",
+    "c-…": "the same by the C interface, in threads",
 }
 
 
@@ -118,6 +121,7 @@ class Route:
 
     def __init__(self, mode: str, proxy: FaultProxy, url: str, bouncer: PgBouncer | None = None) -> None:
         self.mode = mode
+        self.opener = open_pool
         self.proxy = proxy
         self.bouncer = bouncer
         self.url = named(url, APPLICATION)
@@ -156,6 +160,13 @@ class Stand:
 
     @contextlib.contextmanager
     def route(self, mode: str, **bouncer: str | int) -> Iterator[Route]:
+        """`c-` in front of a mode: by the C interface."""
+        if mode.startswith(_BY_C):
+            with self.route(mode.removeprefix(_BY_C), **bouncer) as route:
+                route.mode = mode
+                route.opener = open_c_pool
+                yield route
+            return
         server = self.server
         with contextlib.ExitStack() as stack:
             if mode.startswith("bouncer"):

@@ -183,7 +183,14 @@ def _all() -> list[Proof]:
                 _at_bytes(mode, INSERTS, ENDS, (0, 2), 0.012),
             )
         )
-    for mode in ("plain", "tls", "tls-goodbye", "bouncer", "behind-bouncer"):
+    found.append(
+        Proof(
+            "bytes-c-plain",
+            "the same by the C interface",
+            _at_bytes("c-plain", INSERTS, ENDS, (0, 2), 0.012),
+        )
+    )
+    for mode in ("plain", "tls", "tls-goodbye", "bouncer", "behind-bouncer", "c-tls"):
         found.append(Proof(f"load-{mode}", "many at once under random faults", _load(mode, 800)))
     found.append(
         Proof("pooler", "PgBouncer's query_timeout and restart, and sessions killed behind it", _poolers)
