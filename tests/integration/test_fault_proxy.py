@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Iterator
 
 import pytest
 
+from support.certificate import Certificate
 from support.fault_proxy import Action, Direction, Fault, FaultProxy
 from support.wait import wait_until
 
@@ -139,6 +141,77 @@ def test_swallow_closes_nothing_and_passes_nothing_either_way(peer, line):
         client.recv(100)
     assert bytes(peer.got) == STARTUP
     assert peer.ended == ""
+
+
+SYNC = b"S" + struct.pack("!i", 4)
+
+
+@pytest.mark.parametrize("action", [Action.DIE, Action.DIE_RESET])
+def test_one_that_dies_passes_on_what_the_client_says_until_it_is_answered(peer, line, action):
+    proxy, client = line
+    peer.send(READY)
+    assert client.recv(100) == READY
+    session = proxy.sessions[0]
+    session.arm(Fault.at_byte(action, Direction.TO_SERVER, 2))
+    client.sendall(SYNC + SYNC)
+    wait_until(lambda: bytes(peer.got) == STARTUP + SYNC + SYNC)
+    peer.send(READY)
+    assert not session.closed.wait(0.1)
+    peer.send(READY)
+    if action is Action.DIE:
+        assert read_all(client) == b""
+        wait_until(lambda: peer.ended == "end")
+    else:
+        with pytest.raises(ConnectionResetError):
+            read_all(client)
+        wait_until(lambda: peer.ended == "reset")
+
+
+@pytest.mark.parametrize("action", [Action.DEAF, Action.MUTE])
+def test_half_a_black_hole_passes_one_direction(peer, line, action):
+    proxy, client = line
+    session = proxy.sessions[0]
+    session.strike(action)
+    client.sendall(SYNC)
+    peer.send(READY)
+    wait_until(lambda: all(session.traffic(way).size > 0 for way in Direction))
+    client.settimeout(0.1)
+    if action is Action.DEAF:
+        assert client.recv(100) == READY
+        assert bytes(peer.got) == STARTUP
+    else:
+        wait_until(lambda: bytes(peer.got) == STARTUP + SYNC)
+        with pytest.raises(TimeoutError):
+            client.recv(100)
+
+
+@pytest.mark.parametrize("says_goodbye", [False, True])
+def test_one_that_ends_tls_finds_messages_and_says_goodbye_or_not(peer, says_goodbye):
+    certificate = Certificate()
+    trusting = ssl.create_default_context(cafile=str(certificate.certificate))
+    trusting.check_hostname = False
+    try:
+        with (
+            FaultProxy(
+                "127.0.0.1", peer.port, tls_context=certificate.context(), says_goodbye=says_goodbye
+            ) as proxy,
+            socket.create_connection((proxy.host, proxy.port), timeout=5.0) as line,
+        ):
+            line.sendall(struct.pack("!ii", 8, 80877103))
+            assert line.recv(1) == b"S"
+            with trusting.wrap_socket(line, suppress_ragged_eofs=False) as client:
+                client.sendall(STARTUP)
+                wait_until(lambda: bytes(peer.got) == STARTUP)
+                proxy.sessions[0].arm(Fault.after(Action.CUT, b"Z"))
+                peer.send(ROW + READY + ROW)
+                assert client.recv(100) == ROW + READY
+                if says_goodbye:
+                    assert client.recv(100) == b""
+                else:
+                    with pytest.raises(ssl.SSLEOFError):
+                        client.recv(100)
+    finally:
+        certificate.close()
 
 
 def test_stall_keeps_the_bytes_until_resume(peer, line):

@@ -157,7 +157,12 @@ def _all() -> list[Proof]:
         Proof(
             "bytes",
             "an insert, a function that inserts, a transaction: every end of a connection at every byte",
-            _at_bytes("plain", _MAIN, ENDS, (0, 2), 1.0),
+            _at_bytes("plain", _MAIN, ENDS, (2,), 1.0),
+        ),
+        Proof(
+            "first-use",
+            "the same on a connection that does not know the statement yet, at a share of the bytes",
+            _at_bytes("plain", _MAIN, ENDS, (0,), 0.2),
         ),
         Proof(
             "ways",
