@@ -6,8 +6,8 @@ __all__ = ["Numbers"]
 
 
 class Numbers:
-    def __init__(self) -> None:
-        self._next = 1
+    def __init__(self, first: int = 1) -> None:
+        self._next = first
 
     def take(self, count: int = 1) -> range:
         taken = range(self._next, self._next + count)

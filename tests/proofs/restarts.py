@@ -22,12 +22,14 @@ from pqpool import ConnectionPoolError, ConnectionPoolManager
 from proofs.ledger import Label, Ledger, Told, Wrong, told_by
 from proofs.numbers import Numbers
 from proofs.stand import APPLICATION, Stand
-from proofs.ways import INSERTS, number_of
+from proofs.ways import INSERTS, INTERRUPTED, number_of
 from support.pools import named, open_pool
 
-__all__ = ["END_KINDS", "Reads", "begun_in", "run_end"]
+__all__ = ["END_KINDS", "SEQUENCES", "Reads", "begun_in", "run_end"]
 
 _TASKS = 100
+SEQUENCES = 3000
+_SHARE_THAT_WRITES, _SHARE_THAT_DRAWS = 0.3, 0.05
 _BEFORE, _AFTER = 0.4, 0.4
 _READS = (
     "SELECT $1::bigint AS number",
@@ -159,24 +161,29 @@ async def run_end(
     stand: Stand,
     kind: EndKind,
     rounds: int,
-    share_of_writes: float,
     random: Random,
     ledger: Ledger,
     numbers: Numbers,
     progress: Callable[[int, int], None],
 ) -> Reads:
+    """Numbers up to SEQUENCES are those of sequences, which only an ordinary end leaves as they were."""
     reads = Reads(f"{kind.name}: reads")
     writes = Label(f"{kind.name}: writes")
     ways = [way for way in INSERTS.values() if way.name != "wide"]
+    drawing = Label(f"{kind.name}: effects")
+    sequences = iter(range(1, SEQUENCES + 1) if kind.is_ordinary else ())
     ended = False
 
     async def work(pool: ConnectionPoolManager) -> None:
         while not ended:
-            if random.random() < share_of_writes:
+            chance = random.random()
+            if chance > _SHARE_THAT_WRITES + _SHARE_THAT_DRAWS:
+                await reads.ask(pool, numbers.take()[0], random.choice(_READS))
+            elif chance > _SHARE_THAT_DRAWS:
                 way = random.choice(ways)
                 await way.do(pool, ledger, Label(writes.row, way.name), numbers.take(way.size))
-            else:
-                await reads.ask(pool, numbers.take()[0], random.choice(_READS))
+            elif (number := next(sequences, None)) is not None:
+                await INTERRUPTED.do(pool, ledger, drawing, range(number, number + 1))
 
     url = named(stand.server.url, APPLICATION)
     async with open_pool(url, min_size=10, max_size=10, timeout=60.0, log_level="error") as pool:
@@ -184,8 +191,8 @@ async def run_end(
         for turn in range(rounds):
             await asyncio.sleep(_BEFORE * (0.5 + random.random()))
             await kind.strike(stand, random)
-            ledger.struck[reads.row] += 1
-            ledger.struck[writes.row] += 1
+            for row in (reads.row, writes.row, drawing.row):
+                ledger.struck[row] += 1
             await _until_served(pool)
             await asyncio.sleep(_AFTER)
             progress(turn + 1, rounds)

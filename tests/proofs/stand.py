@@ -156,13 +156,14 @@ class Stand:
                 return
             yield Route(mode, proxy, f"{url}?sslmode={'disable' if mode == 'plain' else 'require'}")
 
-    def prepare_outside(self, count: int) -> None:
-        """Sequences of their own, a listener, and a second database where dblink is at hand."""
+    def make_sequences(self, count: int) -> None:
+        """s_1, s_2, … and so on."""
         self.server.sql(
-            "DO $$ BEGIN FOR i IN 1.."
-            + str(count)
-            + " LOOP EXECUTE 'CREATE SEQUENCE s_' || i; END LOOP; END $$"
+            f"DO $$ BEGIN FOR i IN 1..{count} LOOP EXECUTE 'CREATE SEQUENCE s_' || i; END LOOP; END $$"
         )
+
+    def prepare_outside(self) -> None:
+        """A listener, and a second database where dblink is at hand."""
         self._listener = Listener(self.server, "effects")
         with contextlib.suppress(ThrowawayServerError):
             self.server.sql("CREATE EXTENSION dblink")
@@ -191,12 +192,16 @@ class Stand:
     def effects(self) -> dict[int, int]:
         """How often each number's effect is there, of all ways."""
         self.settle()
-        counts = _counted(self.server.sql("SELECT number, count(*) FROM effects GROUP BY 1"))
-        found = [counts]
+        found = [
+            _counted(self.server.sql("SELECT number, count(*) FROM effects GROUP BY 1")),
+            _counted(
+                self.server.sql(
+                    "SELECT substr(sequencename, 3), last_value FROM pg_sequences WHERE last_value > 0"
+                )
+            ),
+        ]
         if self._listener is not None:
             found.append(self._listener.counts())
-            text = "SELECT substr(sequencename, 3), last_value FROM pg_sequences WHERE last_value IS NOT NULL"
-            found.append(_counted(self.server.sql(text)))
         if self.has_dblink:
             found.append(
                 _counted(self.server.sql("SELECT number, count(*) FROM effects GROUP BY 1", _ELSEWHERE))

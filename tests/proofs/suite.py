@@ -12,7 +12,7 @@ from proofs import pooler
 from proofs.ledger import Ledger
 from proofs.load import run_load
 from proofs.numbers import Numbers
-from proofs.restarts import END_KINDS, EndKind, begun_in, run_end
+from proofs.restarts import END_KINDS, SEQUENCES, EndKind, begun_in, run_end
 from proofs.single import ENDS, HALF_DEAD, Spot, cases_of, run_cases
 from proofs.stand import Stand
 from proofs.ways import INSERTS, OUTSIDE, Way
@@ -104,7 +104,8 @@ def _at_bytes(
 def _prepare(stand: Stand, ways: dict[str, Way], load: Load) -> list[str]:
     if ways is not OUTSIDE:
         return []
-    stand.prepare_outside(load.count(8000, 800))
+    stand.make_sequences(load.count(8000, 800))
+    stand.prepare_outside()
     return [] if stand.has_dblink else ["dblink is left out: postgresql-contrib has no extension dblink here"]
 
 
@@ -129,13 +130,15 @@ async def _poolers(load: Load, random: Random, progress: Progress) -> Outcome:
         return _concluded(stand, ledger, load)
 
 
-def _end(kind: EndKind, rounds: int, share_of_writes: float) -> Run:
+def _end(kind: EndKind, rounds: int) -> Run:
     async def work(load: Load, random: Random, progress: Progress) -> Outcome:
-        ledger, numbers = Ledger(), Numbers()
+        ledger, numbers = Ledger(), Numbers(SEQUENCES + 1)
         # Else a crash loses what was committed last.
         with Stand({"synchronous_commit": "on", "log_statement": "all"}) as stand:
+            if kind.is_ordinary:
+                stand.make_sequences(SEQUENCES)
             count = load.count(rounds, 2)
-            reads = await run_end(stand, kind, count, share_of_writes, random, ledger, numbers, progress)
+            reads = await run_end(stand, kind, count, random, ledger, numbers, progress)
             outcome = _concluded(stand, ledger, load)
             outcome.table[reads.row] = reads.judge(
                 begun_in(stand.server.log_text()), is_ordinary=kind.is_ordinary
@@ -210,7 +213,7 @@ def _all() -> list[Proof]:
     }
     for name, kind in END_KINDS.items():
         rounds = 10 if name == "restart-fast" else 5
-        found.append(Proof(name, meanings[name], _end(kind, rounds, 0.3)))
+        found.append(Proof(name, meanings[name], _end(kind, rounds)))
     return found
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pqpool import Connection, ConnectionPoolManager
 from proofs.ledger import Label, Ledger, Wrong
 
-__all__ = ["INSERTS", "OUTSIDE", "SCHEMA", "Way", "number_of"]
+__all__ = ["INSERTS", "INTERRUPTED", "OUTSIDE", "SCHEMA", "Way", "number_of"]
 
 SCHEMA = """
 CREATE TABLE effects (number bigint);
@@ -19,6 +19,8 @@ CREATE FUNCTION add_effect(number bigint) RETURNS bigint LANGUAGE plpgsql
     AS 'BEGIN INSERT INTO effects VALUES (number); RETURN number; END';
 CREATE FUNCTION add_first(number bigint) RETURNS bigint LANGUAGE sql
     AS 'INSERT INTO effects VALUES (number); SELECT number';
+CREATE FUNCTION draw_and_rest(sequence text) RETURNS bigint LANGUAGE plpgsql
+    AS 'DECLARE drawn bigint; BEGIN drawn := nextval(sequence); PERFORM pg_sleep(0.03); RETURN drawn; END';
 """
 
 Run = Callable[[Connection, range], Awaitable[None]]
@@ -172,6 +174,14 @@ async def _dblink_direct(connection: Connection, numbers: range) -> None:
     if await connection.fetchval(text, numbers[0]) != "INSERT 0 1":
         raise Wrong("dblink's insert was answered otherwise")
 
+
+async def _draw_and_rest(connection: Connection, numbers: range) -> None:
+    text = "SELECT draw_and_rest($1::text)"
+    number_of(await connection.fetchval(text, f"s_{numbers[0]}"), 1)
+
+
+INTERRUPTED = Way("draw-and-rest", _draw_and_rest)
+"""Its effect stands while it can still be ended."""
 
 OUTSIDE = {
     way.name: way
