@@ -30,6 +30,7 @@ __all__ = ["END_KINDS", "SEQUENCES", "Reads", "begun_in", "run_end"]
 _TASKS = 100
 SEQUENCES = 3000
 _SHARE_THAT_WRITES, _SHARE_THAT_DRAWS = 0.3, 0.05
+_LONGEST_SILENCE = 20.0
 _BEFORE, _AFTER = 0.4, 0.4
 _READS = (
     "SELECT $1::bigint AS number",
@@ -56,6 +57,8 @@ class Reads:
     asked: int = 0
     failures: list[Failure] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    longest_strike: float = 0.0
+    longest_silence: float = 0.0  # from the end of the strike to the next answer
 
     async def ask(self, pool: ConnectionPoolManager, number: int, text: str) -> None:
         self.asked += 1
@@ -89,7 +92,12 @@ class Reads:
     def words(self) -> list[str]:
         """What the callers heard, each once, without the numbers."""
         heard = Counter(re.sub(r"-?\d{2,}", "…", failure.words) for failure in self.failures)
-        return [f"{times} × {' '.join(words.split())}" for words, times in heard.most_common()]
+        lines = [f"{times} × {' '.join(words.split())}" for words, times in heard.most_common()]
+        return [
+            f"served again {self.longest_silence:.1f} s after it at most; "
+            f"to bring it about took {self.longest_strike:.1f} s at most",
+            *lines,
+        ]
 
 
 Strike = Callable[[Stand, Random], Awaitable[None]]
@@ -165,6 +173,7 @@ async def run_end(
     ledger: Ledger,
     numbers: Numbers,
     progress: Callable[[int, int], None],
+    sslmode: str = "disable",
 ) -> Reads:
     """Numbers up to SEQUENCES are those of sequences, which only an ordinary end leaves as they were."""
     reads = Reads(f"{kind.name}: reads")
@@ -185,19 +194,26 @@ async def run_end(
             elif (number := next(sequences, None)) is not None:
                 await INTERRUPTED.do(pool, ledger, drawing, range(number, number + 1))
 
-    url = named(stand.server.url, APPLICATION)
+    url = named(f"{stand.server.url}?sslmode={sslmode}", APPLICATION)
     async with open_pool(url, min_size=10, max_size=10, timeout=60.0, log_level="error") as pool:
         tasks = [asyncio.create_task(work(pool)) for _ in range(_TASKS)]
         for turn in range(rounds):
             await asyncio.sleep(_BEFORE * (0.5 + random.random()))
+            began = time.monotonic()
             await kind.strike(stand, random)
+            struck = time.monotonic()
             for row in (reads.row, writes.row, drawing.row):
                 ledger.struck[row] += 1
             await _until_served(pool)
+            served = time.monotonic()
+            reads.longest_strike = max(reads.longest_strike, struck - began)
+            reads.longest_silence = max(reads.longest_silence, served - struck)
             await asyncio.sleep(_AFTER)
             progress(turn + 1, rounds)
         ended = True
         await asyncio.gather(*tasks)
+    if reads.longest_silence > _LONGEST_SILENCE:
+        reads.faults.append(f"{reads.row}: nobody was served for {reads.longest_silence:.1f} s")
     return reads
 
 

@@ -130,7 +130,7 @@ async def _poolers(load: Load, random: Random, progress: Progress) -> Outcome:
         return _concluded(stand, ledger, load)
 
 
-def _end(kind: EndKind, rounds: int) -> Run:
+def _end(kind: EndKind, rounds: int, sslmode: str = "disable") -> Run:
     async def work(load: Load, random: Random, progress: Progress) -> Outcome:
         ledger, numbers = Ledger(), Numbers(SEQUENCES + 1)
         # Else a crash loses what was committed last.
@@ -138,7 +138,7 @@ def _end(kind: EndKind, rounds: int) -> Run:
             if kind.is_ordinary:
                 stand.make_sequences(SEQUENCES)
             count = load.count(rounds, 2)
-            reads = await run_end(stand, kind, count, random, ledger, numbers, progress)
+            reads = await run_end(stand, kind, count, random, ledger, numbers, progress, sslmode)
             outcome = _concluded(stand, ledger, load)
             outcome.table[reads.row] = reads.judge(
                 begun_in(stand.server.log_text()), is_ordinary=kind.is_ordinary
@@ -214,6 +214,11 @@ def _all() -> list[Proof]:
     for name, kind in END_KINDS.items():
         rounds = 10 if name == "restart-fast" else 5
         found.append(Proof(name, meanings[name], _end(kind, rounds)))
+    found.append(
+        Proof(
+            "restart-fast-tls", "an ordinary restart, with TLS", _end(END_KINDS["restart-fast"], 5, "require")
+        )
+    )
     return found
 
 
