@@ -79,6 +79,10 @@ std::vector<std::string> known_by_libpq(const pg_conn* pg) {
     return values;
 }
 
+void drop_notifications(pg_conn* pg) {
+    while (PGnotify* notification = PQnotifies(pg)) PQfreemem(notification);
+}
+
 void ignore_notices(pg_conn* pg) {
     PQsetNoticeReceiver(
         pg, [](void*, const PGresult*) {}, nullptr);
@@ -130,6 +134,7 @@ Progress Connection::connect_step() {
     const PostgresPollingStatusType status =
         PQstatus(pg_) == CONNECTION_BAD ? PGRES_POLLING_FAILED : PQconnectPoll(pg_);
     fd_ = PQsocket(pg_);
+    if (PQstatus(pg_) == CONNECTION_AUTH_OK) drop_notifications(pg_);  // which it would keep
     switch (status) {
         case PGRES_POLLING_READING:
             return Progress::read;
@@ -150,7 +155,7 @@ Progress Connection::connect_step() {
 // it may hold is missed by the first answer, which then does not fit.
 void Connection::begin_session() {
     PQsetErrorVerbosity(pg_, PQERRORS_DEFAULT);
-    while (PGnotify* notification = PQnotifies(pg_)) PQfreemem(notification);
+    drop_notifications(pg_);
     own_descriptor();
     channel_ = Channel(pg_, fd_);
     backend_pid_ = PQbackendPID(pg_);
@@ -365,7 +370,7 @@ bool Connection::take_back(Nanos patience) {
         session_.lose(PQerrorMessage(pg_));
         return false;
     }
-    while (PGnotify* notification = PQnotifies(pg_)) PQfreemem(notification);
+    drop_notifications(pg_);
     PQsetErrorVerbosity(pg_, PQERRORS_DEFAULT);
     PQsetErrorContextVisibility(pg_, PQSHOW_CONTEXT_ERRORS);
     take_parameters();
