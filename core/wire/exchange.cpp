@@ -18,7 +18,7 @@ void want(const Message& message, char tag) {
 void Exchange::clear() {
     items_.clear();
     front_ = 0;
-    has_failed_ = has_columns_ = has_ended_ = false;
+    has_failed_ = has_begun_ = has_columns_ = has_ended_ = false;
     result_ = Result();
 }
 
@@ -75,11 +75,13 @@ Exchange::Meaning Exchange::finish(Steps step) {
     Item& item = items_[front_];
     item.steps &= static_cast<Steps>(~step);
     if (item.steps != 0) return Meaning::part;
+    has_begun_ = false;
     front_++;
     return Meaning::done;
 }
 
 void Exchange::take_columns(const Message& message) {
+    has_begun_ = true;
     if (message.tag == tag::kNoData) {
         read_empty(message);
         return result_.begin(nullptr);
@@ -93,6 +95,12 @@ void Exchange::take_columns(const Message& message) {
 }
 
 Exchange::Meaning Exchange::take_row(const Message& message) {
+    if (!has_begun_) {
+        if (message.tag == tag::kRowDescription) return take_columns(message), Meaning::part;  // it speaks for itself
+        const auto* const kept = items_[front_].columns;
+        result_.begin(kept ? *kept : nullptr);
+        has_begun_ = true;
+    }
     switch (message.tag) {
         case tag::kDataRow:
             result_.add_row(message);
@@ -142,6 +150,7 @@ Exchange::Meaning Exchange::take_of_script(const Message& message) {
 Exchange::Meaning Exchange::take_error(const Message& message) {
     if (std::exchange(has_failed_, true)) throw ProtocolViolation("a second error");
     result_ = Result::of_error(message.body);
+    has_begun_ = false;
     while (items_[front_].purpose != Purpose::sync) front_++;
     return Meaning::failed;
 }

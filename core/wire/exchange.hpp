@@ -36,7 +36,8 @@ class Exchange {
     Exchange(const Exchange&) = delete;
 
     void clear();
-    // columns: what the item's rows looked like the last time, and where their description is kept.
+    // columns: what the item's rows looked like the last time, and where their description is kept. Where no
+    // description is owed, they look like that.
     void expect(Purpose purpose, Steps steps, std::shared_ptr<const Columns>* columns = nullptr) {
         items_.push_back({purpose, steps, columns});
     }
@@ -71,6 +72,7 @@ class Exchange {
     std::vector<Item> items_;
     std::size_t front_ = 0;
     bool has_failed_ = false;                       // since the last Sync
+    bool has_begun_ = false;                        // the result of the item at the front
     bool has_columns_ = false, has_ended_ = false;  // of a script: the statement under way, any
     Purpose purpose_ = Purpose::sync;
     Steps step_ = 0;

@@ -28,8 +28,21 @@ void NamedStatement::note_columns(const Columns* seen) {
     binary = !seen || seen->all_types_have_binary_form();
 }
 
+void NamedStatement::note_form(const Columns* seen) {
+    if (!seen)
+        form = Form::no_columns;
+    else if (seen->count() > 0)
+        form = seen->is_binary(0) ? Form::binary : Form::text;
+}
+
+void NamedStatement::forget_columns() {
+    described = false;
+    form = Form::unknown;
+}
+
 void NamedStatement::miss() {
     on_server = false;
+    forget_columns();
     unnamed = ++missed >= kMostMissed;
 }
 
@@ -55,13 +68,16 @@ NamedStatement* NamedStatements::look_up(const Statement& statement) {
 }
 
 void NamedStatements::forget_all() {
-    for (auto& statement : list_) statement.on_server = statement.described = false;
+    for (auto& statement : list_) {
+        statement.on_server = false;
+        statement.forget_columns();
+    }
     discarded_.clear();
 }
 
 void NamedStatements::discard(NamedStatement& statement) {
     if (std::exchange(statement.on_server, false)) discarded_.push_back(statement.name);
-    statement.described = false;
+    statement.forget_columns();
 }
 
 std::vector<std::string> NamedStatements::take_discarded() { return std::exchange(discarded_, {}); }

@@ -27,12 +27,16 @@ struct NamedStatement {
     std::uint32_t uses = 0;
     bool on_server = false;  // as far as is known
     bool described = false;
-    bool binary = false;   // described, and every column has a binary form
+    bool binary = false;  // described, and every column has a binary form
+    // What the last result's columns came as, since it was described.
+    enum class Form : std::uint8_t { unknown, no_columns, text, binary } form = Form::unknown;
     bool unnamed = false;  // the name was not there too often: parsed anew with each use
     std::uint8_t missed = 0;
     std::shared_ptr<const Columns> columns;  // of its last result
 
     void note_columns(const Columns* seen);  // nullptr: it has none
+    void note_form(const Columns* seen);
+    void forget_columns();
     // Behind a pooler the next packet may go to another server, which has not this name. Twice, and it is used no more.
     void miss();
 };

@@ -11,10 +11,12 @@ namespace pqpool {
 namespace {
 
 constexpr std::string_view kCheckName = "pqpool_check", kCheckSql = "SELECT 1";
-// The server, the database or the role may have floats rounded in text; a client is not told of this setting.
+// The server, the database or the role may have floats rounded in text; a client is not told of this setting. And the
+// process that serves tells a pooler, whose key data names another.
 constexpr std::string_view kFloatsSql =
     "SELECT (pg_catalog.current_setting('extra_float_digits')::pg_catalog.int4 OPERATOR(pg_catalog.>) "
-    "0)::pg_catalog.int4";
+    "0)::pg_catalog.int4, pg_catalog.pg_backend_pid()";
+constexpr std::string_view kPidSql = "SELECT pg_catalog.pg_backend_pid()";
 constexpr std::uint8_t kMostChecksMissed = 2;
 // No operating system counts processes further; a pooler's key data is random.
 constexpr int kHighestPid = 1 << 22;
@@ -64,6 +66,7 @@ std::string_view Session::parameter(std::string_view name) const {
 
 void Session::begin(int backend_pid, bool has_options) {
     backend_pid_ = backend_pid;
+    behind_pooler_ = names_are_shared_ = names_are_unsure_ = *settings_.behind_pooler;
     settings_changed_ = settings_at_start_changed_ = has_options || (residue_.made_at_beginning() & kDirtSettings) != 0;
     start_batch();
     for (const auto& one : residue_.beginning()) write_simple(one, Purpose::reset);
@@ -72,7 +75,7 @@ void Session::begin(int backend_pid, bool has_options) {
     auto unknown = FloatText::unknown;
     asks_for_floats_ = settings_.float_text->compare_exchange_strong(unknown, FloatText::asked);
     if (asks_for_floats_) write_simple(kFloatsSql, Purpose::floats);
-    if (backend_pid_ < 0 || backend_pid_ > kHighestPid) write_simple("SELECT pg_backend_pid()", Purpose::pid);
+    if (backend_pid_ < 0 || backend_pid_ > kHighestPid) write_simple(kPidSql, Purpose::pid);
     write_sync();
 }
 
@@ -153,9 +156,9 @@ void Session::write_check() {
         exchange_.expect(Purpose::prepare_check, kParse);
     }
     output_.bind(kCheckName, nullptr, 0, true);
-    output_.describe_portal();
+    if (!check_columns_) output_.describe_portal();
     output_.execute();
-    exchange_.expect(Purpose::check, kBind | kColumns | kRows, &check_columns_);
+    exchange_.expect(Purpose::check, kBind | (check_columns_ ? Steps{0} : kColumns) | kRows, &check_columns_);
 }
 
 void Session::write_undo() {
@@ -238,10 +241,21 @@ void Session::write_statement(const Statement& s) {
     parses_name_ = parses && by_name_;
     if (parses) output_.parse(name, s.text(), s.types(), s.count());
     output_.bind(name, s.values(), s.count(), binary_);
-    output_.describe_portal();
+    const bool describes = parses || !by_name_ || !knows_columns();
+    if (describes) output_.describe_portal();
     output_.execute();
-    exchange_.expect(Purpose::statement, (parses ? kParse : Steps{0}) | kBind | kColumns | kRows,
-                     by_name_ ? &known_->columns : nullptr);
+    const bool has_columns = by_name_ && (describes || known_->form != NamedStatement::Form::no_columns);
+    exchange_.expect(Purpose::statement,
+                     (parses ? kParse : Steps{0}) | kBind | (describes ? kColumns : Steps{0}) | kRows,
+                     has_columns ? &known_->columns : nullptr);
+}
+
+// A named statement's columns cannot change without an error, but where a pooler lends several servers: on another the
+// same text may be read with another search_path.
+bool Session::knows_columns() const {
+    using Form = NamedStatement::Form;
+    const bool is_alone = !names_are_shared_ && !names_are_unsure_ && !*settings_.behind_pooler;
+    return is_alone && (known_->form == Form::no_columns || known_->form == (binary_ ? Form::binary : Form::text));
 }
 
 // ---- what the answers mean ----
@@ -329,22 +343,35 @@ void Session::take_end(Purpose purpose) {
 
 void Session::take_check(Purpose purpose) {
     const Result result = std::move(exchange_.result());
-    if (result.rows() != 1 || result.columns() != 1) throw ProtocolViolation("no answer to its check");
-    const std::string_view value(result.value(0, 0), static_cast<std::size_t>(result.length(0, 0)));
+    const int columns = result.columns();
+    if (result.rows() != 1 || (columns != 1 && (columns != 2 || purpose != Purpose::floats)))
+        throw ProtocolViolation("no answer to its check");
+    const auto text = [&](int column) {
+        return std::string_view(result.value(0, column), static_cast<std::size_t>(result.length(0, column)));
+    };
+    const std::string_view value = text(0);
     if (purpose == Purpose::floats) {
         *settings_.float_text = value == "0" ? FloatText::rounded : FloatText::whole;
+        if (columns == 2) take_backend_pid(text(1));
     } else if (purpose == Purpose::pid) {
-        int pid = 0;
-        std::from_chars(value.data(), value.data() + value.size(), pid);
-        if (pid != backend_pid_) behind_pooler_ = names_are_shared_ = names_are_unsure_ = true;
+        take_backend_pid(value);
     } else if (value != (result.is_binary() ? std::string_view("\0\0\0\1", 4) : "1")) {
         throw ProtocolViolation("another value than its check's");
     }
 }
 
+void Session::take_backend_pid(std::string_view text) {
+    int pid = 0;
+    std::from_chars(text.data(), text.data() + text.size(), pid);
+    if (pid == backend_pid_) return;
+    behind_pooler_ = names_are_shared_ = names_are_unsure_ = true;
+    *settings_.behind_pooler = true;
+}
+
 void Session::take_statement_result() {
     statement_answered_ = true;
     result_ = std::move(exchange_.result());
+    if (by_name_) known_->note_form(result_.description().get());
     if (by_name_ && !known_->described) known_->note_columns(result_.description().get());
     if (!binary_ || !automatic_ || result_.columns() == 0 || result_.description()->all_types_have_binary_form())
         return;

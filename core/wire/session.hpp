@@ -42,6 +42,8 @@ class Session {
         std::string init_sql;
         Residue::Reset reset = Residue::Reset::automatic;
         std::shared_ptr<std::atomic<FloatText>> float_text = std::make_shared<std::atomic<FloatText>>();
+        // Something in between lends out server sessions.
+        std::shared_ptr<std::atomic<bool>> behind_pooler = std::make_shared<std::atomic<bool>>(false);
     };
     // awaited: its answer has to be there before the statement is written.
     enum class Check { none, pipelined, awaited };
@@ -101,6 +103,7 @@ class Session {
     void write_batch(const Statement* statement, Check check);
     void look_at(const Statement& statement);
     bool uses_name() const;
+    bool knows_columns() const;
     bool must_describe(const Statement& statement) const;
     bool has_unusual_settings() const;
     void write_simple(std::string_view sql, Purpose purpose);
@@ -123,6 +126,7 @@ class Session {
     void take_name_failure();
     void take_statement_error();
     bool lease_chose_read_only() const;
+    void take_backend_pid(std::string_view text);
     void end_question_about_floats();
     void unexpected(const char* what);
 
