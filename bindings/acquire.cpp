@@ -61,8 +61,9 @@ void acquire_dealloc(PyObject* object) {
 
 // The running loop's driver.
 Ref find_driver(Acquire* self) {
-    const Ref loop = Ref::steal(PyObject_CallNoArgs(get_loop));
+    const Ref loop = running_loop();
     if (!loop) return {};
+    if (loop.get() == Py_None) return Ref::steal(PyObject_CallNoArgs(get_loop));  // it says what is wrong
     PyObject* known = PyDict_GetItemWithError(self->drivers, loop.get());
     if (known && driver_of(known)->queue) return Ref::borrow(known);
     if (PyErr_Occurred()) return {};

@@ -43,7 +43,9 @@ bool call_now(Answer* answer) {
         return call_soon(answer);
     }
     PyObject* outer = std::exchange(driver->stepping, context.get());
+    Driver* outer_driver = std::exchange(stepping_driver, driver);
     const Ref done = Ref::steal(answer_call(object_of(answer), nullptr, nullptr));
+    stepping_driver = outer_driver;
     driver->stepping = outer;
     if (done) return PyContext_Exit(context.get()) == 0;
     KeptError error;

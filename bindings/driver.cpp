@@ -14,6 +14,7 @@ namespace pqpool_python {
 PyTypeObject* driver_type = nullptr;
 PyCodeObject* end_of_stack = nullptr;
 PyObject* get_running_loop = nullptr;
+thread_local Driver* stepping_driver = nullptr;
 
 namespace {
 

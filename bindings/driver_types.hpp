@@ -168,6 +168,14 @@ void forget_to_wake(Driver* driver);  // those of a closed loop
 inline bool is_nested(const Driver* driver) {
     return driver->stepping && PyThreadState_Get()->context != driver->stepping;
 }
+// Of this thread: whose drain() steps a task just now.
+extern thread_local Driver* stepping_driver;
+// The event loop that runs here, or None. Inside a step it is known; asking asyncio costs a system call.
+inline Ref running_loop() {
+    const Driver* driver = stepping_driver;
+    if (driver && driver->stepping && !is_nested(driver)) return Ref::borrow(driver->loop);
+    return Ref::steal(PyObject_CallNoArgs(get_running_loop));
+}
 // True unless an interrupt is set: any other error is dropped.
 inline bool keep_only_interrupts() {
     if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_Exception)) return false;

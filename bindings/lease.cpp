@@ -149,7 +149,7 @@ PyObject* lease_run(PyObject* object, PyObject* const* args, Py_ssize_t count) {
     if (!good || PyErr_Occurred()) return nullptr;
     if (column < INT32_MIN || column > INT32_MAX)
         return PyErr_Format(PyExc_IndexError, "column %ld is out of range", column);
-    Ref running = Ref::steal(PyObject_CallNoArgs(get_running_loop));
+    const Ref running = running_loop();
     if (!running) return nullptr;
     if (running.get() != driver->loop) {  // of another thread or process, the queue says so
         if (!take_completions(driver)) return nullptr;
