@@ -109,8 +109,9 @@ async def test_a_slow_opening_after_a_shutdown_with_a_lease_out(database_url: st
     await pool.shutdown(1.0)
 
 
-async def test_a_shutdown_during_initialize_ends_both(database_url: str) -> None:
-    pool = ConnectionPoolManager(small(database_url))
+async def test_a_shutdown_during_initialize_ends_both(database_url: str, proxy: FaultProxy) -> None:
+    pool = ConnectionPoolManager(small(proxy.url(database_url)))
+    proxy.delay_connects(0.5)
     opening = asyncio.create_task(pool.initialize())
     await asyncio.sleep(0)
     await pool.shutdown(1.0)
