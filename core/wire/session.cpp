@@ -456,14 +456,15 @@ void Session::take_check_failure() {
     }
 }
 
-// The answer to a Parse, Describe or Bind of a name. What the server has not begun for that is asked again, unless a
+// The answer to a Parse, Describe or Bind of a name; what comes later says the same of a name of the caller's. What the server has not begun for that is asked again, unless a
 // transaction of the caller's failed with it.
 void Session::take_name_failure() {
     const Result& error = exchange_.result();
     const std::string_view sqlstate = field_of(error, 'C');
     const bool parsed = exchange_.step() == kParse;
-    const bool gone = !parsed && sqlstate == "26000" && is_from(error, "FetchPreparedStatement");
-    const bool stale = !parsed && sqlstate == "0A000" && is_from(error, "RevalidateCachedQuery");
+    const bool looked_up = exchange_.step() == kBind || exchange_.step() == kParameters;
+    const bool gone = looked_up && sqlstate == "26000" && is_from(error, "FetchPreparedStatement");
+    const bool stale = looked_up && sqlstate == "0A000" && is_from(error, "RevalidateCachedQuery");
     const bool exists = parsed && sqlstate == "42P05" && is_from(error, "StorePreparedStatement");
     if (exists) {
         known_->on_server = names_are_shared_ = names_are_unsure_ = true;
