@@ -369,6 +369,18 @@ TEST_CASE("rows_without_a_description_are_of_the_columns_that_were_seen_last", "
     CHECK(other.end() == Verdict::unknown);
 }
 
+// Its columns were described in another form, and then there was no result.
+TEST_CASE("after_a_failure_columns_are_not_taken_for_those_of_the_last_result", "[session]") {
+    Talk talk;
+    for (int i = 0; i < 3; i++) talk.run("SELECT 1000");
+    talk.server.answer_next("SELECT 1000", error("22012"));
+    talk.run("SELECT 1000", Check::none, ResultFormat::binary);
+    CHECK(talk.run("SELECT 1000") == Verdict::answered);
+    const Result result = talk.session.take_result();
+    CHECK_FALSE(result.is_binary());
+    CHECK(result.value(0, 0) == std::string("1000"));
+}
+
 TEST_CASE("what_may_have_other_columns_each_time_has_no_name", "[session]") {
     Talk talk;
     for (int i = 0; i < 3; i++) {
