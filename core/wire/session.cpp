@@ -401,7 +401,8 @@ void Session::take_failure(Purpose purpose) {
         case Purpose::describe:
             return take_name_failure();
         case Purpose::statement:
-            if (by_name_) known_->form = NamedStatement::Form::unknown;  // described anew, perhaps, but without a result
+            if (by_name_)
+                known_->form = NamedStatement::Form::unknown;  // described anew, perhaps, but without a result
             return by_name_ ? take_name_failure() : take_statement_error();
         case Purpose::sync:
             return take_sync_failure();
@@ -457,8 +458,8 @@ void Session::take_check_failure() {
     }
 }
 
-// The answer to a Parse, Describe or Bind of a name; what comes later says the same of a name of the caller's. What the server has not begun for that is asked again, unless a
-// transaction of the caller's failed with it.
+// The answer to a Parse, Describe or Bind of a name; what comes later says the same of a name of the caller's. What the
+// server has not begun for that is asked again, unless a transaction of the caller's failed with it.
 void Session::take_name_failure() {
     const Result& error = exchange_.result();
     const std::string_view sqlstate = field_of(error, 'C');
