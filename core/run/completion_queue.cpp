@@ -60,9 +60,9 @@ CompletionQueue::~CompletionQueue() {
         operation.waits_for_pool = false;
     }
     pool_->forget(inbox_);
-    // From here on nothing comes from the pool any more. What it granted last, and what others released, is among
-    // these.
-    inbox_.drop();
+    // From here on nothing comes from the pool any more. What it granted last, and what others released or release at
+    // this moment, is among these.
+    inbox_.take();
     for (std::size_t at = 0; Lease* lease = pool_->next_lease_of(inbox_, at);) {
         lease->handle.store(0);
         on_release(*lease);

@@ -61,11 +61,6 @@ Inbox::Contents Inbox::take() {
     return std::exchange(contents_, {});
 }
 
-void Inbox::drop() {
-    contents_ = {};
-    is_full_ = false;
-}
-
 void answer(Waiting& waiting) {
     if (waiting.queue)
         waiting.queue->deliver(waiting);

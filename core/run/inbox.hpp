@@ -47,7 +47,6 @@ class Inbox {
     };
     bool is_empty() const { return !is_full_.load(std::memory_order_relaxed); }
     Contents take();
-    void drop();  // at its end, when nothing comes from the pool any more
     // While it stands, this thread releases a lease of the owner's, which looks by itself for what that grants it.
     class OwnRelease {
       public:
