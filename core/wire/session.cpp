@@ -401,8 +401,7 @@ void Session::take_failure(Purpose purpose) {
         case Purpose::describe:
             return take_name_failure();
         case Purpose::statement:
-            if (by_name_)
-                known_->form = NamedStatement::Form::unknown;  // described anew, perhaps, but without a result
+            if (by_name_) known_->form = NamedStatement::Form::unknown;  // perhaps it was described, in another form
             return by_name_ ? take_name_failure() : take_statement_error();
         case Purpose::sync:
             return take_sync_failure();

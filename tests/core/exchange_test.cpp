@@ -233,6 +233,26 @@ TEST_CASE("rows_that_are_not_described_have_the_columns_that_were_kept", "[excha
     CHECK(kept->count() == 2);
 }
 
+TEST_CASE("each_items_rows_begin_anew", "[exchange]") {
+    std::shared_ptr<const Columns> one, other;
+    for (const bool fails : {false, true}) {
+        Exchange exchange;
+        exchange.expect(Purpose::check, kColumns | kRows, &one);
+        if (fails) exchange.expect(Purpose::sync, kSync);
+        exchange.expect(Purpose::statement, kRows, &other);
+        exchange.expect(Purpose::sync, kSync);
+        other = std::make_shared<const Columns>(Message{'T', std::string_view(columns({{"b"}, {"c"}})).substr(5)});
+        take(exchange, columns({{"a"}}));
+        take(exchange, row({"1"}));
+        take(exchange, fails ? error("22012") : complete("SELECT 1"));
+        if (fails) take(exchange, ready());
+        take(exchange, row({"7", "8"}));
+        CHECK(take(exchange, complete("SELECT 1")) == Meaning::done);
+        CHECK(exchange.result().rows() == 1);
+        CHECK(exchange.result().description() == other);
+    }
+}
+
 TEST_CASE("what_was_under_way_is_forgotten_when_it_is_cleared", "[exchange]") {
     Exchange exchange;
     exchange.expect(Purpose::statement, kScript);
@@ -244,6 +264,11 @@ TEST_CASE("what_was_under_way_is_forgotten_when_it_is_cleared", "[exchange]") {
     exchange.expect(Purpose::statement, kScript);
     exchange.expect(Purpose::sync, kSync);
     CHECK_THROWS_AS(take(exchange, row({"7"})), ProtocolViolation);
+    take(exchange, complete("SELECT 1"));
+    exchange.clear();
+    exchange.expect(Purpose::statement, kScript);
+    exchange.expect(Purpose::sync, kSync);
+    CHECK_THROWS_AS(take(exchange, ready()), ProtocolViolation);
     take(exchange, error("22012"));
     exchange.clear();
     exchange.expect(Purpose::sync, kSync);

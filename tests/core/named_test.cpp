@@ -62,7 +62,11 @@ TEST_CASE("what_the_server_forgot_is_not_removed_again", "[named]") {
 TEST_CASE("a_name_that_is_missing_twice_is_used_no_longer", "[named]") {
     NamedStatements names(1);
     NamedStatement& one = *names.look_up(statement("SELECT 1"));
+    one.described = one.on_server = true;
+    one.form = NamedStatement::Form::text;
     one.miss();
+    CHECK_FALSE((one.on_server || one.described));
+    CHECK(one.form == NamedStatement::Form::unknown);  // another server's may be other ones
     CHECK_FALSE(one.unnamed);
     one.miss();
     CHECK(one.unnamed);

@@ -101,6 +101,11 @@ TEST_CASE("a_row_that_does_not_fit_its_columns_is_refused", "[result]") {
         wrong.replace(7, 4, int32(length));
         refuses(2, wrong);
     }
+    for (const std::int64_t length : {-2LL, 1LL, -2147483648LL}) {
+        std::string wrong = right;
+        wrong.replace(wrong.size() - 4, 4, int32(length));  // of what was NULL
+        refuses(2, wrong);
+    }
     Result none;
     none.begin(nullptr);
     CHECK_THROWS_AS(add(none, row({})), ProtocolViolation);

@@ -103,6 +103,26 @@ TEST_CASE("what_a_lease_left_is_undone_before_the_next_statement_is_sent", "[ses
     CHECK(talk.take_tags() == "BEPBDES");  // nothing more to undo
 }
 
+TEST_CASE("names_that_the_undoing_removes_are_forgotten", "[session]") {
+    Talk talk;
+    for (int i = 0; i < 2; i++) talk.run("SELECT 7");
+    talk.run("PREPARE a AS SELECT 1");
+    talk.session.end_lease();
+    talk.run("SELECT 7", Check::pipelined);
+    CHECK(talk.server.begun("DEALLOCATE ALL") == 1);
+    talk.take_tags();
+    CHECK(talk.run("SELECT 7") == Verdict::answered);
+    CHECK(talk.take_tags() == "PBDES");
+}
+
+TEST_CASE("where_names_are_unsure_a_transactions_check_has_none", "[session]") {
+    Talk talk;
+    talk.session.note_foreign_words();
+    talk.run("BEGIN");
+    for (int i = 0; i < 2; i++) CHECK(talk.run("SELECT 7", Check::pipelined) == Verdict::answered);
+    CHECK_FALSE(talk.server.knows("pqpool_check"));
+}
+
 TEST_CASE("an_undo_that_fails_ends_the_session_before_the_statement", "[session]") {
     Talk talk;
     talk.run("SET b = 2");
@@ -278,6 +298,9 @@ TEST_CASE("a_server_that_became_a_standby_condemns_its_session", "[session]") {
     talk.server.answer_next("UPDATE t SET a = 1", error("25006", "cannot", "another"));
     talk.run("UPDATE t SET a = 1");
     CHECK_FALSE(talk.session.is_condemned());
+    talk.server.answer_next("UPDATE t SET a = 1", error("25001", "cannot", "PreventCommandIfReadOnly"));
+    talk.run("UPDATE t SET a = 1");
+    CHECK_FALSE(talk.session.is_condemned());
     talk.server.answer_next("UPDATE t SET a = 1", error("25006", "cannot", "PreventCommandIfReadOnly"));
     talk.run("UPDATE t SET a = 1");
     CHECK(talk.session.is_condemned());
@@ -299,6 +322,10 @@ TEST_CASE("the_first_reason_of_a_loss_is_the_one_that_is_told", "[session]") {
     CHECK(talk.session.is_condemned());
     talk.session.lose("something else");
     CHECK(talk.session.loss_message() == "FATAL:  the end");
+    Talk other;
+    other.session.lose();
+    other.session.lose("what follows from it");
+    CHECK(other.session.loss_message().empty());
 }
 
 TEST_CASE("what_follows_the_end_of_a_session_is_not_taken", "[session]") {
@@ -367,6 +394,22 @@ TEST_CASE("rows_without_a_description_are_of_the_columns_that_were_seen_last", "
     other.send();
     other.hear(bind_complete() + row({}));
     CHECK(other.end() == Verdict::unknown);
+}
+
+TEST_CASE("columns_that_are_known_in_one_form_are_described_in_the_other", "[session]") {
+    Talk talk;
+    for (int i = 0; i < 3; i++) talk.run("SELECT 7", Check::pipelined);
+    talk.take_tags();
+    talk.run("SELECT 7", Check::pipelined);
+    CHECK(talk.take_tags() == "BEBES");
+    CHECK(talk.value() == "7");
+    for (const char* tags : {"BDES", "BES"}) {
+        talk.run("SELECT 7", Check::none, ResultFormat::binary);
+        CHECK(talk.take_tags() == tags);
+        const Result result = talk.session.take_result();
+        CHECK(result.is_binary());
+        CHECK(std::string_view(result.value(0, 0), 4) == int32(7));
+    }
 }
 
 // Its columns were described in another form, and then there was no result.

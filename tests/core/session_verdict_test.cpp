@@ -310,6 +310,14 @@ TEST_CASE("a_cancel_that_meets_the_check_was_meant_for_the_statement", "[session
     }
 }
 
+TEST_CASE("a_cancel_that_meets_the_check_of_a_reset_is_no_answer", "[session]") {
+    Talk talk;
+    talk.server.answer_next("SELECT 1", error("57014"));
+    talk.session.begin_reset();
+    CHECK(talk.serve() == Verdict::again_here);
+    CHECK_FALSE(talk.session.has_result());
+}
+
 TEST_CASE("the_checks_name_is_made_again_or_found_or_given_up", "[session]") {
     Talk talk;
     talk.server.know("pqpool_check", "SELECT 1");
@@ -360,6 +368,14 @@ TEST_CASE("an_error_at_a_sync_belongs_to_what_stands_before_it", "[session]") {
     talk.server.answer_next("S", error("40001"));  // at the undo's
     CHECK(talk.run(kWrites, Check::pipelined) == Verdict::again_elsewhere);
     CHECK(talk.session.is_lost());
+}
+
+TEST_CASE("an_error_at_the_sync_of_a_description_is_the_statements", "[session]") {
+    Talk talk;
+    talk.hear(parameter("DateStyle", "German, DMY"));
+    talk.server.answer_next("S", error("40001"));
+    CHECK(talk.run(kReads, Check::none, ResultFormat::automatic) == Verdict::answered);
+    CHECK(talk.value() == "40001");
 }
 
 TEST_CASE("an_error_without_code_or_text_is_none", "[session]") {

@@ -64,9 +64,10 @@ void check_statement(const std::string& sql) {
     Statement statement;
     statement.assign(sql, parameters, 3, ResultFormat::text);
     CHECK(statement.text() == sql);
-    CHECK(std::string_view(statement.values()[0]) == sql.c_str());
-    CHECK(std::string_view(statement.values()[1], sql.size()) == sql);
-    CHECK(statement.values()[2] == nullptr);
+    const ParameterValue* values = statement.values();
+    CHECK(std::string_view(values[0].data, static_cast<std::size_t>(values[0].length)) == sql.c_str());
+    CHECK(std::string_view(values[1].data, static_cast<std::size_t>(values[1].length)) == sql);
+    CHECK(!values[0].binary && values[1].binary && !values[2].data);
 }
 
 }  // namespace
