@@ -221,6 +221,7 @@ TEST_CASE("a_queue_that_follows_the_log_turns_readable", "[looking][log][queue]"
     REQUIRE(pqpool_queue_follow_log(second) == PQPOOL_OK);
     REQUIRE(pqpool_queue_poll(second, 0) == PQPOOL_OK);
     queue.free();
+    REQUIRE(wait_until([&] { return pool.statistics().idle_connections > 0; }));
     terminate_idle_backends(pool);
     REQUIRE(pqpool_queue_poll(second, 5000) == PQPOOL_OK);  // the end of one follower leaves the other its wake-up
     second.free();
