@@ -69,7 +69,9 @@ async def main():
     held = await pool.acquire()
     if sys.argv[2] == "statement":
         task = asyncio.create_task(held.fetchval("SELECT pg_sleep(20)"))
-        await asyncio.sleep(0.05)
+        active = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = 'SELECT pg_sleep(20)'"
+        while not await pool.fetchval(active):
+            await asyncio.sleep(0.01)
 loop = asyncio.new_event_loop()
 loop.run_until_complete(main())
 if sys.argv[2] == "closed":
