@@ -69,7 +69,7 @@ async def main():
     held = await pool.acquire()
     if sys.argv[2] == "statement":
         task = asyncio.create_task(held.fetchval("SELECT pg_sleep(20)"))
-        active = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = 'SELECT pg_sleep(20)'"
+        active = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
         while not await pool.fetchval(active):
             await asyncio.sleep(0.01)
 loop = asyncio.new_event_loop()
