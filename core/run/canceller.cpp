@@ -1,6 +1,8 @@
 #include "core/run/canceller.hpp"
 
 #include <algorithm>
+#include <chrono>
+#include <condition_variable>
 #include <mutex>
 #include <new>
 #include <utility>
@@ -15,6 +17,8 @@ constexpr Nanos kLongestPause = 1600 * kMillisecond;
 // One that hangs for so long is sent once more beside it.
 constexpr Nanos kHangs = kSecond;
 constexpr std::size_t kThreads = 16;
+// So long the end waits for requests to be sent.
+constexpr Nanos kFarewell = 200 * kMillisecond;
 
 }  // namespace
 
@@ -23,10 +27,18 @@ struct Canceller::Inbox {
     std::mutex mutex;
     std::vector<Sending> added;
     std::vector<std::shared_ptr<CancelRequest>> sent;
+    int sending = 0;
+    std::condition_variable has_sent;
 };
 
 Canceller::Canceller(std::function<void()> wake) : inbox_(std::make_shared<Inbox>()), errands_(kThreads) {
     inbox_->wake = std::move(wake);
+}
+
+// A pool that ends, perhaps with its process, leaves no statement behind where the server takes the word at once.
+Canceller::~Canceller() {
+    std::unique_lock lock(inbox_->mutex);
+    inbox_->has_sent.wait_for(lock, std::chrono::nanoseconds(kFarewell), [this] { return inbox_->sending == 0; });
 }
 
 // Whatever fails here: who waits for the request goes on, and the statement's own deadline decides.
@@ -43,14 +55,22 @@ void Canceller::send(std::shared_ptr<CancelRequest> request, std::shared_ptr<Wak
 
 void Canceller::send(const Sending& sending) noexcept {
     const auto sent = [request = sending.request, also_wake = sending.also_wake, inbox = inbox_] {
-        try {
+        {
             std::lock_guard lock(inbox->mutex);
-            inbox->sent.push_back(request);
-        } catch (const std::bad_alloc&) {
+            inbox->sending--;
+            try {
+                inbox->sent.push_back(request);
+            } catch (const std::bad_alloc&) {
+            }
         }
+        inbox->has_sent.notify_all();
         inbox->wake();
         if (also_wake) also_wake->wake();
     };
+    {
+        std::lock_guard lock(inbox_->mutex);
+        inbox_->sending++;
+    }
     try {
         errands_.run([request = sending.request, sent] {
             request->send();

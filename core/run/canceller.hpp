@@ -16,6 +16,8 @@ class Canceller {
   public:
     // wake: called from any thread when it is time for go_on().
     explicit Canceller(std::function<void()> wake);
+    ~Canceller();
+    Canceller(const Canceller&) = delete;
 
     void start() { errands_.start(); }  // any thread; throws where no thread can be started
     // Any thread. Who listens on the wake-up is told each time that the request was sent. Where it cannot be sent now,
