@@ -25,10 +25,9 @@ from proofs.stand import APPLICATION, Stand
 from proofs.ways import INSERTS, INTERRUPTED, number_of
 from support.pools import named, open_pool
 
-__all__ = ["END_KINDS", "SEQUENCES", "Reads", "begun_in", "run_end"]
+__all__ = ["END_KINDS", "Reads", "begun_in", "run_end"]
 
 _TASKS = 100
-SEQUENCES = 3000
 _SHARE_THAT_WRITES, _SHARE_THAT_DRAWS = 0.3, 0.05
 _LONGEST_SILENCE = 20.0
 _BEFORE, _AFTER = 0.4, 0.4
@@ -173,14 +172,15 @@ async def run_end(
     ledger: Ledger,
     numbers: Numbers,
     progress: Callable[[int, int], None],
+    sequences: int,
     sslmode: str = "disable",
 ) -> Reads:
-    """Numbers up to SEQUENCES are those of sequences, which only an ordinary end leaves as they were."""
+    """`sequences`: how many, with the first numbers. Only an ordinary end leaves them as they were."""
     reads = Reads(f"{kind.name}: reads")
     writes = Label(f"{kind.name}: writes")
     ways = [way for way in INSERTS.values() if way.name != "wide"]
     drawing = Label(f"{kind.name}: effects")
-    sequences = iter(range(1, SEQUENCES + 1) if kind.is_ordinary else ())
+    left = iter(range(1, sequences + 1))
     ended = False
 
     async def work(pool: ConnectionPoolManager) -> None:
@@ -191,7 +191,7 @@ async def run_end(
             elif chance > _SHARE_THAT_DRAWS:
                 way = random.choice(ways)
                 await way.do(pool, ledger, Label(writes.row, way.name), numbers.take(way.size))
-            elif (number := next(sequences, None)) is not None:
+            elif (number := next(left, None)) is not None:
                 await INTERRUPTED.do(pool, ledger, drawing, range(number, number + 1))
 
     url = named(f"{stand.server.url}?sslmode={sslmode}", APPLICATION)

@@ -12,7 +12,7 @@ from proofs import pooler
 from proofs.ledger import Ledger
 from proofs.load import run_load
 from proofs.numbers import Numbers
-from proofs.restarts import END_KINDS, SEQUENCES, EndKind, begun_in, run_end
+from proofs.restarts import END_KINDS, EndKind, begun_in, run_end
 from proofs.single import ENDS, HALF_DEAD, Spot, cases_of, run_cases
 from proofs.stand import Stand
 from proofs.ways import INSERTS, OUTSIDE, Way
@@ -132,13 +132,13 @@ async def _poolers(load: Load, random: Random, progress: Progress) -> Outcome:
 
 def _end(kind: EndKind, rounds: int, sslmode: str = "disable") -> Run:
     async def work(load: Load, random: Random, progress: Progress) -> Outcome:
-        ledger, numbers = Ledger(), Numbers(SEQUENCES + 1)
+        sequences = load.count(3000, 200) if kind.is_ordinary else 0
+        ledger, numbers = Ledger(), Numbers(sequences + 1)
         # Else a crash loses what was committed last.
         with Stand({"synchronous_commit": "on", "log_statement": "all"}) as stand:
-            if kind.is_ordinary:
-                stand.make_sequences(SEQUENCES)
+            stand.make_sequences(sequences)
             count = load.count(rounds, 2)
-            reads = await run_end(stand, kind, count, random, ledger, numbers, progress, sslmode)
+            reads = await run_end(stand, kind, count, random, ledger, numbers, progress, sequences, sslmode)
             outcome = _concluded(stand, ledger, load)
             outcome.table[reads.row] = reads.judge(
                 begun_in(stand.server.log_text()), is_ordinary=kind.is_ordinary
