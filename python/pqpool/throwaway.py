@@ -51,7 +51,7 @@ class ThrowawayServer:
 
     PostgreSQL refuses to run as root, so root hands the folder to ``postgres`` or ``nobody`` and starts the
     server as that user. Everybody is trusted unless `hba` says otherwise. Durability is switched off: an
-    immediate stop may lose committed rows only if the machine itself goes down.
+    immediate stop may lose the rows that were committed last.
 
     The programs are those of the folder that PQPOOL_PG_BINDIR names, else the newest PostgreSQL found.
     Use it as a context manager, or call `start` and `close`. `close` also runs at interpreter exit.
