@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+import subprocess
 from collections.abc import Iterator
 
-from pqpool.throwaway import ThrowawayServer, ThrowawayServerError
+from pqpool.throwaway import ThrowawayServer, ThrowawayServerError, find_binaries
 from proofs.c_pool import open_c_pool
 from proofs.ways import SCHEMA
 from support.certificate import Certificate
@@ -79,6 +80,13 @@ class Listener:
         return data
 
 
+def _is_built_with_tls() -> bool:
+    done = subprocess.run(
+        [find_binaries() / "pg_config", "--configure"], capture_output=True, text=True, check=True
+    )
+    return "ssl" in done.stdout
+
+
 class Route:
     """One mode: the proxy in its place, and the URL that a pool uses."""
 
@@ -95,10 +103,14 @@ class Stand:
 
     def __init__(self, settings: dict[str, str] | None = None) -> None:
         self.certificate = Certificate()
-        tls = {"ssl": "on", "ssl_cert_file": str(self.certificate.certificate)}
+        self.has_tls = _is_built_with_tls()
+        tls = {
+            "ssl": "on",
+            "ssl_cert_file": str(self.certificate.certificate),
+            "ssl_key_file": str(self.certificate.key),
+        }
         self.server = ThrowawayServer(
-            max_connections=300,
-            settings={**tls, "ssl_key_file": str(self.certificate.key), **(settings or {})},
+            max_connections=300, settings={**(tls if self.has_tls else {}), **(settings or {})}
         )
         self.has_dblink = False
         self._listener: Listener | None = None
@@ -131,6 +143,10 @@ class Stand:
                 yield route
             return
         server = self.server
+        if mode == "tls" and not self.has_tls:
+            raise ThrowawayServerError(
+                "this PostgreSQL was built without TLS. Suggestion: name another by PQPOOL_PG_BINDIR"
+            )
         with contextlib.ExitStack() as stack:
             if mode.startswith("bouncer"):
                 kind = "session" if mode == "bouncer-session" else "transaction"
