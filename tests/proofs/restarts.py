@@ -227,4 +227,4 @@ async def _until_served(pool: ConnectionPoolManager) -> None:
 
 def begun_in(log: str) -> set[int]:
     """The numbers of the statements that the server began to execute, by its log."""
-    return {int(found) for found in re.findall(r"parameters: \$1 = '(\d+)'", log)}
+    return {int(found) for found in re.findall(r"[Pp]arameters: \$1 = '(\d+)'", log)}
