@@ -239,8 +239,8 @@ struct pg_conn; /* libpq's PGconn */
 /* The lease's libpq connection, validated, for anything libpq can do (COPY, notifications, large objects). Borrowed
  * until the lease's next statement or its release; leave no command and no pipeline under way. In blocking mode.
  * Everything a session can hold is reset at release. Blocks for the validation and a round trip. PQPOOL_UNSUPPORTED
- * while client_encoding or standard_conforming_strings is another than at the start, which libpq's escaping functions
- * would not know; PQPOOL_CONNECTION_LOST; the statuses of pqpool_execute. */
+ * in a transaction that has failed, where client_encoding or standard_conforming_strings has changed, of which libpq's
+ * escaping functions could not be told; PQPOOL_CONNECTION_LOST; the statuses of pqpool_execute. */
 PQPOOL_API int32_t pqpool_lease_pgconn(pqpool_pool* pool, pqpool_lease lease, struct pg_conn** connection);
 
 /* ---- results ---- */

@@ -20,29 +20,24 @@ namespace pqpool {
 namespace {
 
 // What libpq may have heard before the pool speaks itself; it has no list of its own.
-constexpr const char* kReported[] = {"application_name",
-                                     "client_encoding",
-                                     "DateStyle",
-                                     "default_transaction_read_only",
-                                     "in_hot_standby",
-                                     "integer_datetimes",
-                                     "IntervalStyle",
-                                     "is_superuser",
-                                     "scram_iterations",
-                                     "search_path",
-                                     "server_encoding",
-                                     "server_version",
-                                     "session_authorization",
-                                     "standard_conforming_strings",
-                                     "TimeZone"};
-constexpr const char* kSettable[] = {"application_name",
-                                     "client_encoding",
-                                     "DateStyle",
-                                     "default_transaction_read_only",
-                                     "IntervalStyle",
-                                     "search_path",
-                                     "standard_conforming_strings",
-                                     "TimeZone"};
+constexpr struct {
+    const char* name;
+    bool settable;  // by anybody, in the midst of a session
+} kReported[] = {{"application_name", true},
+                 {"client_encoding", true},
+                 {"DateStyle", true},
+                 {"default_transaction_read_only", true},
+                 {"in_hot_standby", false},
+                 {"integer_datetimes", false},
+                 {"IntervalStyle", true},
+                 {"is_superuser", false},
+                 {"scram_iterations", false},
+                 {"search_path", true},
+                 {"server_encoding", false},
+                 {"server_version", false},
+                 {"session_authorization", false},
+                 {"standard_conforming_strings", true},
+                 {"TimeZone", true}};
 // So much is read at one go, so that a large result leaves others their turn.
 constexpr std::size_t kMostAtOnce = 1 << 20;
 
@@ -72,7 +67,7 @@ std::string take_sqlstate(std::string& message) {
 
 std::vector<std::string> known_by_libpq(const pg_conn* pg) {
     std::vector<std::string> values;
-    for (const char* name : kReported) {
+    for (const auto& [name, settable] : kReported) {
         const char* value = PQparameterStatus(pg, name);
         values.emplace_back(value ? value : "");
     }
@@ -170,7 +165,7 @@ void Connection::take_parameters() {
     const auto known = known_by_libpq(pg_);
     for (std::size_t i = 0; i < known.size(); i++)
         if (!known[i].empty() && (known_when_lent_.empty() || known[i] != known_when_lent_[i]))
-            session_.set_parameter(kReported[i], known[i]);
+            session_.set_parameter(kReported[i].name, known[i]);
 }
 
 void Connection::begin(const Statement* statement, Check check) {
@@ -316,9 +311,10 @@ bool Connection::tell_libpq(Nanos deadline) {
     if (PQsendQuery(pg_, "") != 1 || !finish_by_libpq(deadline)) return false;
     const auto transaction = session_.transaction_status();
     if (transaction == TransactionStatus::failed) return true;
-    for (const char* name : kSettable) {
+    for (const auto& [name, settable] : kReported) {
         const char* taken_for = PQparameterStatus(pg_, name);
-        const std::string known = taken_for ? taken_for : "", is(session_.parameter(name));
+        if (!settable || !taken_for) continue;
+        const std::string known = taken_for, is(session_.parameter(name));
         if (known == is) continue;
         for (const std::string& value : {known, is}) {
             const char* const values[] = {name, value.c_str(), transaction == TransactionStatus::open ? "t" : "f"};
@@ -373,8 +369,13 @@ bool Connection::take_back(Nanos patience) {
     drop_notifications(pg_);
     PQsetErrorVerbosity(pg_, PQERRORS_DEFAULT);
     PQsetErrorContextVisibility(pg_, PQSHOW_CONTEXT_ERRORS);
-    take_parameters();
     session_.set_transaction_status(status_by_libpq(pg_));
+    try {
+        take_parameters();
+    } catch (const std::bad_alloc&) {  // a release cannot fail: the connection is replaced
+        break_off();
+        return false;
+    }
     return true;
 }
 

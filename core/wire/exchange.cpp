@@ -150,7 +150,6 @@ Exchange::Meaning Exchange::take_of_script(const Message& message) {
 Exchange::Meaning Exchange::take_error(const Message& message) {
     if (std::exchange(has_failed_, true)) throw ProtocolViolation("a second error");
     result_ = Result::of_error(message.body);
-    has_begun_ = false;
     while (items_[front_].purpose != Purpose::sync) front_++;
     return Meaning::failed;
 }

@@ -72,7 +72,7 @@ class Exchange {
     std::vector<Item> items_;
     std::size_t front_ = 0;
     bool has_failed_ = false;                       // since the last Sync
-    bool has_begun_ = false;                        // the result of the item at the front
+    bool has_begun_ = false;                        // the result of the item at the front; until that ends, or a Sync
     bool has_columns_ = false, has_ended_ = false;  // of a script: the statement under way, any
     Purpose purpose_ = Purpose::sync;
     Steps step_ = 0;

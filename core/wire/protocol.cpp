@@ -176,6 +176,12 @@ const char* error_field(std::string_view fields, char code) {
     return nullptr;
 }
 
+bool is_fatal(std::string_view fields) {
+    const char* severity = error_field(fields, 'V');  // never translated; servers before 9.6 have it not
+    if (!severity) severity = error_field(fields, 'S');
+    return severity && (std::string_view(severity) == "FATAL" || std::string_view(severity) == "PANIC");
+}
+
 InputBuffer::Room InputBuffer::room() {
     if (begin_ == end_) {
         begin_ = end_ = 0;

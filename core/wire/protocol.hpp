@@ -98,6 +98,7 @@ void read_notification(const Message& message);
 void check_error_fields(const Message& message);
 // nullptr where there is none. Ends with a NUL.
 const char* error_field(std::string_view fields, char code);
+bool is_fatal(std::string_view fields);  // the server ended the session with it
 
 // What has come from the server, cut into messages.
 class InputBuffer {

@@ -90,11 +90,8 @@ void Result::add_row(const Message& row) {
         bytes[at] = '\0';
         at += 4;
         cells[i] = {static_cast<std::uint32_t>(count * sizeof(Cell) + at), length};
-        if (length < 0) {
-            if (length != -1) throw ProtocolViolation("a value of impossible length");
-            cells[i].offset -= 4;  // of the NUL
-            continue;
-        }
+        if (length == -1) continue;  // NULL: what comes next puts a NUL in its place
+        if (length < 0) throw ProtocolViolation("a value of impossible length");
         if (size - at < static_cast<std::size_t>(length)) throw ProtocolViolation("a row that is cut off");
         at += static_cast<std::size_t>(length);
     }
@@ -134,12 +131,6 @@ const char* Result::as_utf8(const char* text) const {
 const char* Result::field(int code) const {
     if (!answer_ || code <= 0 || code > std::numeric_limits<signed char>::max()) return nullptr;
     return as_utf8(error_field(answer_->fields, static_cast<char>(code)));
-}
-
-bool Result::is_fatal() const {
-    // 'V' is never translated; servers before 9.6 have it not.
-    const char* severity = field('V') ? field('V') : field('S');
-    return severity && (std::string_view(severity) == "FATAL" || std::string_view(severity) == "PANIC");
 }
 
 std::string Result::message() const {

@@ -88,7 +88,6 @@ class Result {
     const char* field(int code) const;
     // The server's, with its detail and hint.
     std::string message() const;
-    bool is_fatal() const;  // the server ended the session with it
 
   private:
     // Where a value stands behind its row's index.

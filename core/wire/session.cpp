@@ -54,8 +54,10 @@ void Session::set_parameter(std::string_view name, std::string_view value) {
         throw ProtocolViolation("more parameters than any server has");
     if (name == "client_encoding")
         encoding_is_foreign_ = value != "UTF8";
-    else if (name == "DateStyle" || name == "IntervalStyle")
-        texts_are_unusual_ = !parameter("DateStyle").starts_with("ISO") || parameter("IntervalStyle") != "postgres";
+    else if (name == "DateStyle")
+        dates_are_unusual_ = !value.starts_with("ISO");
+    else if (name == "IntervalStyle")
+        intervals_are_unusual_ = value != "postgres";
 }
 
 std::string_view Session::parameter(std::string_view name) const {
@@ -115,7 +117,7 @@ void Session::write_batch(const Statement* statement, Check check) {
     if (describes) {
         write_description(*statement);
     } else if (statement && !statement_follows_) {
-        own_sync_ = !traits_.ordinary || traits_.script;
+        own_sync_ = !traits_.ordinary;
         if (own_sync_ && check != Check::none) write_sync();
         write_statement(*statement);
     }
@@ -187,7 +189,8 @@ bool Session::must_describe(const Statement& statement) const {
 
 bool Session::has_unusual_settings() const {
     const auto floats = settings_.float_text->load(std::memory_order_relaxed);
-    return settings_changed_ || texts_are_unusual_ || floats == FloatText::asked || floats == FloatText::rounded;
+    return settings_changed_ || dates_are_unusual_ || intervals_are_unusual_ || floats == FloatText::asked ||
+           floats == FloatText::rounded;
 }
 
 void Session::look_at(const Statement& statement) {
@@ -285,10 +288,11 @@ void Session::take(const Message& message) {
         }
         case tag::kError:
             check_error_fields(message);
-            if (const Result error = Result::of_error(message.body); error.is_fatal()) return take_farewell(error);
-            if (!error_field(message.body, 'C') || !error_field(message.body, 'M') ||
-                !*error_field(message.body, 'C') || !*error_field(message.body, 'M'))
-                throw ProtocolViolation("an error without code or text");
+            if (is_fatal(message.body)) return take_farewell(Result::of_error(message.body));
+            for (const char code : {'C', 'M'}) {
+                const char* text = error_field(message.body, code);
+                if (!text || !*text) throw ProtocolViolation("an error without code or text");
+            }
             break;
         default:
             break;

@@ -93,7 +93,6 @@ class Session {
     void end_lease();
     // Somebody else has spoken over the connection.
     void note_foreign_words();
-    void forget_names();
     std::int64_t queries() const { return queries_; }
     // The server process is not the one of the session's key data: something in between lends out server sessions.
     bool is_behind_pooler() const { return behind_pooler_; }
@@ -128,6 +127,7 @@ class Session {
     bool lease_chose_read_only() const;
     void take_backend_pid(std::string_view text);
     void end_question_about_floats();
+    void forget_names();
     void unexpected(const char* what);
 
     const Settings settings_;
@@ -147,7 +147,8 @@ class Session {
         std::string name, value;
     };
     std::vector<Parameter> parameters_;
-    bool encoding_is_foreign_ = false, texts_are_unusual_ = false;
+    bool encoding_is_foreign_ = false;
+    bool dates_are_unusual_ = false, intervals_are_unusual_ = false;  // as text; what is not reported is as usual
 
     // The batch under way.
     bool has_statement_ = false;       // sent with it

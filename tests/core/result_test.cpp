@@ -173,7 +173,7 @@ TEST_CASE("texts_of_the_server_are_utf_8_whatever_it_sent", "[result]") {
     CHECK(result.field('M') == std::string("f\xef\xbf\xbdr"));
     CHECK(result.field('M') == result.field('M'));  // the same place, as long as the result lives
     CHECK(result.message() == "FEHLER:  f\xef\xbf\xbdr\nDETAIL:  \xef\xbf\xbd\nHINT:  gut");
-    CHECK_FALSE(result.is_fatal());
+    CHECK_FALSE(is_fatal(as_message(bytes).body));
     for (const int code : {0, -1, 128, 256 + 'M', int{'X'}}) CHECK(result.field(code) == nullptr);
     Result tagged;
     tagged.end("\xff");
@@ -203,11 +203,11 @@ TEST_CASE("an_error_keeps_the_servers_fields", "[result]") {
 }
 
 TEST_CASE("a_last_word_is_known_by_its_severity", "[result]") {
-    for (const auto& [severity, is_fatal] :
+    for (const auto& [severity, is_last] :
          {std::pair("FATAL", true), std::pair("PANIC", true), std::pair("ERROR", false), std::pair("FATALE", false)}) {
         const std::string untranslated = fields('E', {{'S', "?"}, {'V', severity}});
-        CHECK(Result::of_error(as_message(untranslated).body).is_fatal() == is_fatal);
+        CHECK(is_fatal(as_message(untranslated).body) == is_last);
         const std::string old = fields('E', {{'S', severity}});
-        CHECK(Result::of_error(as_message(old).body).is_fatal() == is_fatal);
+        CHECK(is_fatal(as_message(old).body) == is_last);
     }
 }

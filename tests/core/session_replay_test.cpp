@@ -14,6 +14,7 @@
 #include <sstream>
 
 #include "core/base/error.hpp"
+#include "tests/core/session_talk.hpp"
 #include "tests/core/session_workloads.hpp"
 
 using namespace pqpool;
@@ -117,14 +118,7 @@ enum class After { goes_on, has_result, ends };
 using Carrier = std::function<After(Session&)>;
 
 void feed(Session& session, std::string_view bytes) {
-    while (!bytes.empty() && !session.is_done()) {
-        const auto room = session.input().room();
-        const auto part = std::min(room.size, bytes.size());
-        std::copy_n(bytes.data(), part, room.data);
-        session.input().add(part);
-        bytes.remove_prefix(part);
-        session.take();
-    }
+    while (!bytes.empty() && !session.is_done()) bytes.remove_prefix(give(session, bytes));
 }
 
 void hold(const Workload& workload, int pid, const std::vector<std::pair<std::string, std::string>>& parameters,

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "core/wire/session.hpp"
@@ -13,11 +14,26 @@ namespace pqpool::test {
 
 using Check = Session::Check;
 
+// As much of the bytes as the session has room for; how many that are.
+inline std::size_t give(Session& session, std::string_view bytes) {
+    const auto room = session.input().room();
+    const auto part = std::min(room.size, bytes.size());
+    std::copy_n(bytes.data(), part, room.data);
+    session.input().add(part);
+    session.take();
+    return part;
+}
+
 struct Talk {
-    explicit Talk(const Session::Settings& settings = {}, int pid = 1, bool has_options = false) : session(settings) {
-        for (const auto& [name, value] : {std::pair("DateStyle", "ISO, MDY"), std::pair("IntervalStyle", "postgres"),
-                                          std::pair("client_encoding", "UTF8")})
-            session.set_parameter(name, value);
+    using Parameters = std::vector<std::pair<const char*, const char*>>;
+    static Parameters usual() {
+        return {{"DateStyle", "ISO, MDY"}, {"IntervalStyle", "postgres"}, {"client_encoding", "UTF8"}};
+    }
+
+    explicit Talk(const Session::Settings& settings = {}, int pid = 1, bool has_options = false,
+                  const Parameters& parameters = usual())
+        : session(settings) {
+        for (const auto& [name, value] : parameters) session.set_parameter(name, value);
         server.pid = pid > 0 ? pid : 1;
         session.begin(pid, has_options);
         serve();
@@ -38,16 +54,8 @@ struct Talk {
         return answers;
     }
 
-    // False where the session does not take them all.
     void hear(std::string_view bytes) {
-        while (!bytes.empty()) {
-            const auto room = session.input().room();
-            const auto part = std::min(room.size, bytes.size());
-            std::copy_n(bytes.data(), part, room.data);
-            session.input().add(part);
-            bytes.remove_prefix(part);
-            session.take();
-        }
+        while (!bytes.empty()) bytes.remove_prefix(give(session, bytes));
     }
     void hear(const std::vector<std::string>& messages) {
         for (const auto& one : messages) hear(one);

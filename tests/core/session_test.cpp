@@ -187,6 +187,15 @@ TEST_CASE("under_unusual_settings_a_statement_is_described_first", "[session]") 
     CHECK(talk.take_tags() == "PBDES");
 }
 
+TEST_CASE("a_setting_that_a_server_does_not_report_is_taken_for_the_usual_one", "[session]") {
+    for (const auto& parameters : {Talk::Parameters{}, Talk::Parameters{{"DateStyle", "ISO, MDY"}},
+                                   Talk::Parameters{{"IntervalStyle", "postgres"}}}) {
+        Talk talk({}, 1, false, parameters);
+        talk.run("SELECT 7", Check::none, ResultFormat::automatic);
+        CHECK(talk.take_tags() == "PBDES");
+    }
+}
+
 TEST_CASE("a_description_that_fails_is_the_statements_error", "[session]") {
     Talk talk;
     talk.hear(parameter("IntervalStyle", "iso_8601"));

@@ -41,7 +41,7 @@ void read_error(const Message& message) {
         }
     CHECK(texts <= 3 * message.body.size());
     CHECK(is_utf8(error.message()));
-    error.is_fatal();
+    is_fatal(message.body);
 }
 
 struct Reader {
